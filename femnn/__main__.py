@@ -1,0 +1,40 @@
+"""Command line: ``python -m femnn`` and, where femnn is installed, ``femnn``."""
+
+import argparse
+import sys
+
+from femnn import doctor
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return the exit status.
+
+    Parameters
+    ----------
+    argv
+        The arguments; by default those of the process. Without any, ``doctor`` is run.
+    """
+    arguments = parser().parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser, with one subparser for each command."""
+    top = argparse.ArgumentParser(
+        prog="femnn", description="PyTorch networks inside Firedrake finite element models."
+    )
+    top.set_defaults(run=run_doctor, versions_only=False)
+    commands = top.add_subparsers(title="commands")
+    check = commands.add_parser("doctor", help="print versions and run a ten-second self-check")
+    check.add_argument("--versions-only", action="store_true", help="leave the self-check out")
+    check.set_defaults(run=run_doctor)
+    return top
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Carry out ``femnn doctor``."""
+    return doctor.run(self_check=not arguments.versions_only)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

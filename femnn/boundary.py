@@ -1,0 +1,58 @@
+"""Private copies of Dirichlet boundary conditions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import firedrake as fd
+from pyadjoint.overloaded_type import OverloadedType
+
+
+class BoundaryValues:
+    """A boundary condition with values of its own, loaded from the user's or the tape's.
+
+    Parameters
+    ----------
+    source
+        The user's condition.
+
+    Attributes
+    ----------
+    bc : firedrake.DirichletBC
+        The private condition.
+    value : firedrake.Function
+        Its values.
+    """
+
+    def __init__(self, source: fd.DirichletBC):
+        self.source = source
+        space = source.function_space()
+        self.value = fd.Function(space)
+        self.bc = fd.DirichletBC(space, self.value, source.sub_domain)
+
+    @property
+    def on_tape(self) -> bool:
+        """Whether the tape follows the values: a Function or Constant was given for them."""
+        return isinstance(self.source._original_arg, OverloadedType)
+
+    def snapshot(self) -> fd.Function | None:
+        """The present values, where the tape does not follow them."""
+        if self.on_tape:
+            return None
+        self._set(self.source.function_arg)
+        return self.value.copy(deepcopy=True)
+
+    def load(self, node: Any, snapshot: fd.Function | None) -> None:
+        """Take the tape's value, or that of a snapshot, or the user's present one."""
+        if snapshot is not None:
+            self._set(snapshot)
+        elif node is not None and node.checkpoint is not None:
+            self._set(node.checkpoint.saved_output)
+        else:
+            self._set(self.source.function_arg)
+
+    def _set(self, value: Any) -> None:
+        if isinstance(value, fd.Function) and value.function_space() != self.value.function_space():
+            self.value.interpolate(value)
+        else:
+            self.value.assign(value)

@@ -1,0 +1,299 @@
+"""NeuralCoefficient: a network as a UFL coefficient at quadrature points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+import ufl
+from pyadjoint.tape import get_working_tape, no_annotations
+from torch import nn
+from ufl.algorithms import extract_coefficients
+from ufl.domain import extract_domains
+
+from femnn.blocks import EvaluationBlock
+from femnn.evaluation import PointEvaluator, total_inputs
+from femnn.mirrors import Mirrors, dependencies_of, version
+from femnn.networks import Gradient
+from femnn.quadrature import (
+    NetworkAtPoints,
+    default_degree,
+    expression_derivative,
+    fill,
+    flatten,
+    quadrature_space,
+)
+from femnn.weights import Weights
+
+
+class NeuralCoefficient(fd.Function):
+    """A coefficient whose values are ``net(operands)`` at the quadrature points of cells.
+
+    Use it in a form as any other coefficient, and solve and assemble such forms with
+    :class:`~femnn.NeuralVariationalSolver`, :func:`femnn.solve` and :func:`femnn.assemble`.
+    Measures in which it stands take its quadrature degree.
+
+    Parameters
+    ----------
+    net
+        Any :class:`torch.nn.Module` that maps ``(points, inputs)`` to ``(points, outputs)``,
+        each point on its own, on any device and in any floating dtype.
+    *operands
+        UFL expressions: the unknown, its gradient, ``SpatialCoordinate``, other Functions,
+        Constants.  Each component of a vector or tensor operand is one input of the network.
+    degree
+        Degree of the quadrature rule.  By default 2 p + 2, with p the highest polynomial
+        degree among the Functions in the operands and the mesh's coordinates.
+    shape
+        Shape of the values.  By default ``()`` for one output and ``(n,)`` for n outputs.
+    mesh
+        The mesh; needed only where no operand tells it.
+    chunk_size
+        Number of points that are evaluated together.
+    name
+        Name of the coefficient.
+
+    Attributes
+    ----------
+    weights : Weights
+        The network's weights, a pyadjoint control: ``Control(kappa.weights)``.
+    net : torch.nn.Module
+        The network.
+    operands : tuple
+        The operands.
+    degree : int
+        The quadrature degree.
+
+    Raises
+    ------
+    TypeError
+        If ``net`` is not a torch module, or an operand is not a UFL expression.
+    ValueError
+        If the network does not take the operands, or the mesh is not known.
+
+    Notes
+    -----
+    The values (``kappa.dat``) are rank-local, one row for each quadrature point of a cell
+    that the rank owns.  They are as of the last solve, :func:`femnn.assemble` or
+    :meth:`update`.
+
+    References
+    ----------
+    S. K. Mitusch, S. W. Funke, M. Kuchta: Hybrid FEM-NN models, J. Comput. Phys. 446 (2021).
+
+    Examples
+    --------
+    >>> kappa = NeuralCoefficient(MLP(1, 30, 30, 1, output="softplus"), u)
+    >>> F = kappa * inner(grad(u), grad(v)) * dx - f * v * dx
+    >>> femnn.solve(F == 0, u, bcs=bcs)
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> NeuralCoefficient:
+        return object.__new__(cls)
+
+    @no_annotations
+    def __init__(
+        self,
+        net: nn.Module,
+        *operands: Any,
+        degree: int | None = None,
+        shape: tuple[int, ...] | None = None,
+        mesh: Any = None,
+        chunk_size: int | None = None,
+        name: str | None = None,
+    ):
+        operands = _checked_operands(operands)
+        mesh = mesh or _mesh_of(operands)
+        n_inputs = total_inputs([op.ufl_shape for op in operands])
+        evaluator = PointEvaluator(net, n_inputs, chunk_size)
+        self.__dict__.update(
+            net=net,
+            operands=operands,
+            degree=default_degree(mesh, operands) if degree is None else int(degree),
+            evaluator=evaluator,
+            weights=Weights.of(net, mesh.comm),
+            _points=None,
+            _state=None,
+            _recorded=None,
+        )
+        shape = _value_shape(shape, evaluator.n_outputs, type(net).__name__)
+        super().__init__(
+            quadrature_space(mesh, self.degree, shape),
+            name=name or f"N[{type(net).__name__}]",
+            block_class=EvaluationBlock,
+            _ad_floating_active=True,
+            _ad_args=[self],
+        )
+
+    @property
+    def mesh(self) -> Any:
+        """The mesh on whose cells the network is evaluated."""
+        return self.function_space().mesh()
+
+    @property
+    def dependencies(self) -> list[fd.Function | fd.Constant]:
+        """The Functions and Constants in the operands."""
+        return dependencies_of(flatten(self.operands))
+
+    def depends_on(self, u: fd.Function) -> bool:
+        """Whether ``u`` stands in an operand."""
+        return u in self.dependencies
+
+    @property
+    def points(self) -> NetworkAtPoints:
+        """The network at the points, with its operands written in private copies."""
+        if self._points is None:
+            mirrors = Mirrors(self.dependencies)
+            at = NetworkAtPoints(
+                self.evaluator, mirrors(flatten(self.operands)), self.mesh, self.degree
+            )
+            self.__dict__["_points"] = at
+            self.__dict__["mirrors"] = mirrors
+        return self._points
+
+    @no_annotations
+    def update(self) -> NeuralCoefficient:
+        """Evaluate the network at the operands' and weights' present values.  Collective.
+
+        Does nothing where neither has changed.  :func:`femnn.assemble` and the solvers call
+        it; call it before this coefficient is used elsewhere, as in ``Function.interpolate``.
+        """
+        state = self._present_state()
+        if self._state != state:
+            points = self.points
+            self.mirrors.load()
+            self.weights.check(self.weights.vector)
+            fill(self, self.evaluator.value(points.interpolate()))
+            self.__dict__["_state"] = state
+        return self
+
+    @no_annotations
+    def set_values(self, values: fd.Function) -> None:
+        """Take values that a solver has computed at the operands' present values."""
+        self.dat.data_wo[...] = values.dat.data_ro
+        self.__dict__["_state"] = self._present_state()
+
+    def grad(self) -> Any:
+        """The gradient in space, by the chain rule: a UFL expression for use in forms.
+
+        The sum over the inputs of (d net / d input) grad(input).  The derivative of the
+        network is another neural coefficient with the same weights, at the same points.
+        """
+        if self.ufl_shape != ():
+            raise NotImplementedError(
+                f"{self.name()}.grad(): only for one output, this network has "
+                f"{self.evaluator.n_outputs}. Use one coefficient for each output."
+            )
+        inputs = flatten(self.operands)
+        slope = self.slope
+        terms = [slope[i] * ufl.grad(inputs[i]) for i in range(self.evaluator.n_inputs)]
+        return sum(terms[1:], terms[0])
+
+    @property
+    def slope(self) -> NeuralCoefficient:
+        """d net / d inputs as a coefficient of shape ``(n_inputs,)`` with the same weights."""
+        if "_slope" not in self.__dict__:
+            self.__dict__["_slope"] = NeuralCoefficient(
+                Gradient(self.net),
+                *self.operands,
+                degree=self.degree,
+                shape=(self.evaluator.n_inputs,),
+                mesh=self.mesh,
+                chunk_size=self.evaluator.chunk_size,
+                name=f"d{self.name()}",
+            )
+        return self.__dict__["_slope"]
+
+    def operand_derivative(self, u: fd.Function, direction: Any) -> Any:
+        """d operands / du in a direction, as a UFL vector."""
+        return expression_derivative(flatten(self.operands), u, direction)
+
+    def copy(self, deepcopy: bool = False) -> fd.Function:
+        """The present values as an ordinary Function on the Quadrature space."""
+        return fd.Function(self.function_space(), val=self.topological.copy(deepcopy=deepcopy))
+
+    def _present_state(self) -> tuple:
+        return (
+            self.weights.vector.tobytes(),
+            self.mesh.coordinates.dat.dat_version,
+            *(version(d) for d in self.dependencies),
+        )
+
+    def _ad_will_add_as_dependency(self) -> None:
+        """Record the evaluation on the tape, unless the tape has it already."""
+        if self._state != self._present_state():
+            raise RuntimeError(
+                f"{self.name()} is used with values that are out of date: its weights or operands "
+                "have changed since it was evaluated, so the tape would record a wrong value. "
+                "Use femnn.assemble and femnn.solve for forms with neural coefficients, or call "
+                "update() on the coefficient first."
+            )
+        sources = [self.weights, *self.dependencies]
+        if not self._is_recorded([s.block_variable for s in sources]):
+            super()._ad_will_add_as_dependency()
+            place = len(get_working_tape().get_blocks()) - 1
+            present = [s.block_variable for s in sources]
+            self.__dict__["_recorded"] = (place, self.block, present)
+
+    def _is_recorded(self, present: list[Any]) -> bool:
+        """Whether the tape holds the evaluation of the same nodes."""
+        if self._recorded is None:
+            return False
+        place, block, nodes = self._recorded
+        blocks = get_working_tape().get_blocks()
+        return place < len(blocks) and blocks[place] is block and nodes == present
+
+
+def neural_coefficients(form: Any) -> list[NeuralCoefficient]:
+    """The neural coefficients in a form or expression."""
+    coefficients = (
+        form.coefficients() if isinstance(form, ufl.Form) else extract_coefficients(form)
+    )
+    return [c for c in coefficients if isinstance(c, NeuralCoefficient)]
+
+
+def _checked_operands(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not operands:
+        raise ValueError(
+            "NeuralCoefficient got a network but no operands: give at least one UFL expression, "
+            "for example the unknown u or SpatialCoordinate(mesh)."
+        )
+    checked = []
+    for op in operands:
+        try:
+            op = ufl.as_ufl(op)
+        except (ufl.UFLValueError, ValueError) as error:
+            raise TypeError(
+                f"operand {op!r} is a {type(op).__name__}: wanted a UFL expression such as a "
+                "Function, its gradient, SpatialCoordinate(mesh) or a Constant."
+            ) from error
+        nested = neural_coefficients(op)
+        if nested:
+            raise NotImplementedError(
+                f"the operand {op} contains the neural coefficient {nested[0].name()}: compose "
+                "the two networks in one torch module instead."
+            )
+        checked.append(op)
+    return tuple(checked)
+
+
+def _mesh_of(operands: tuple[Any, ...]) -> Any:
+    meshes = list(dict.fromkeys(m for op in operands for m in extract_domains(op)))
+    if len(meshes) != 1:
+        raise ValueError(
+            f"the operands {[str(op) for op in operands]} live on {len(meshes)} meshes: all must "
+            "live on one. If none of them has a mesh, give it as mesh=..."
+        )
+    return meshes[0].unique() if hasattr(meshes[0], "unique") else meshes[0]
+
+
+def _value_shape(shape: tuple[int, ...] | None, n_outputs: int, name: str) -> tuple[int, ...]:
+    if shape is None:
+        return () if n_outputs == 1 else (n_outputs,)
+    if int(np.prod(shape, dtype=int)) != n_outputs:
+        raise ValueError(
+            f"the network {name} has {n_outputs} outputs, shape={shape} wants "
+            f"{int(np.prod(shape, dtype=int))}: the two must agree."
+        )
+    return tuple(shape)

@@ -1,0 +1,178 @@
+"""Forms with neural coefficients: quadrature degrees, and derivatives by the chain rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+import ufl
+
+from femnn.coefficient import NeuralCoefficient, neural_coefficients
+from femnn.quadrature import expression_derivative
+
+
+def with_degrees(form: ufl.Form) -> ufl.Form:
+    """The form with each neural coefficient's quadrature degree in the integrals that hold it.
+
+    Raises
+    ------
+    ValueError
+        If a measure has another degree, or two coefficients in one integral differ.
+    NotImplementedError
+        If a coefficient stands in an integral that is not over cells.
+    """
+    return ufl.Form([_with_degree(integral) for integral in form.integrals()])
+
+
+def _with_degree(integral: ufl.Integral) -> ufl.Integral:
+    coefficients = neural_coefficients(integral.integrand())
+    if not coefficients:
+        return integral
+    first = coefficients[0]
+    if integral.integral_type() != "cell":
+        raise NotImplementedError(
+            f"{first.name()} stands in an integral of type {integral.integral_type()!r}: neural "
+            "coefficients live in cells, use them with dx."
+        )
+    for other in coefficients[1:]:
+        if other.degree != first.degree:
+            raise ValueError(
+                f"{first.name()} has quadrature degree {first.degree} and {other.name()} has "
+                f"{other.degree}, and both stand in one integral: give both the same degree=..."
+            )
+    metadata = dict(integral.metadata())
+    asked = metadata.get("quadrature_degree", metadata.get("degree"))
+    if asked is not None and asked != first.degree:
+        raise ValueError(
+            f"the measure has quadrature degree {asked}, but {first.name()} in it has degree "
+            f"{first.degree}: write dx without a degree, or give the coefficient "
+            f"degree={asked}."
+        )
+    scheme = metadata.get("quadrature_rule", metadata.get("scheme", "default"))
+    if scheme != "default":
+        raise ValueError(
+            f"the measure has the quadrature scheme {scheme!r}, but {first.name()} in it is "
+            "evaluated at the points of the default scheme: write dx without a scheme."
+        )
+    metadata["quadrature_degree"] = first.degree
+    return integral.reconstruct(metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """A coefficient of the unknown, as it stands in a solver's forms.
+
+    Attributes
+    ----------
+    value
+        Function on the Quadrature space with the network's values.
+    slope
+        Function with the derivative, shape ``(n_outputs, n_inputs)`` (``(n_inputs,)`` for
+        one output).
+    operands
+        UFL vector of the inputs.
+    """
+
+    value: fd.Function
+    slope: fd.Function
+    operands: Any
+
+    def variation(self, direction_of_operands: Any) -> Any:
+        """The change of the value for a change of the operands, to first order."""
+        flat = ufl.dot(self.slope, direction_of_operands)
+        shape = self.value.ufl_shape
+        if len(shape) < 2:
+            return flat
+        columns = np.arange(int(np.prod(shape))).reshape(shape)
+        return ufl.as_tensor(_nested(columns, flat))
+
+
+def _nested(columns: np.ndarray, flat: Any) -> Any:
+    if columns.ndim == 0:
+        return flat[int(columns)]
+    return [_nested(c, flat) for c in columns]
+
+
+def total_derivative(
+    form: ufl.Form, u: fd.Function, direction: Any, implicit: Sequence[Implicit]
+) -> ufl.Form:
+    """d form / du in a direction, with the networks' values seen as functions of ``u``.
+
+    The UFL chain rule: the partial derivative, and for each network dF/dq applied to
+    (dN/d operands)(d operands / du), all in one form.
+    """
+    derivative = fd.derivative(form, u, direction)
+    for network in implicit:
+        change = expression_derivative(network.operands, u, direction)
+        derivative = derivative + _along(form, network, change)
+    return derivative
+
+
+def constant_derivative(
+    form: ufl.Form, constant: fd.Constant, index: tuple[int, ...], implicit: Sequence[Implicit]
+) -> ufl.Form:
+    """d form / d (one entry of a Constant), with the networks seen as functions of it."""
+    entry = ufl.variable(constant[index] if index else constant)
+    if index:
+        entries = np.empty(constant.ufl_shape, dtype=object)
+        for i in np.ndindex(constant.ufl_shape):
+            entries[i] = entry if i == index else constant[i]
+        substitute = ufl.as_tensor(entries.tolist())
+    else:
+        substitute = entry
+
+    def differentiate(expression: Any) -> Any:
+        return ufl.diff(ufl.replace(expression, {constant: substitute}), entry)
+
+    derivative = _without_variables(differentiate(form))
+    for network in implicit:
+        change = _without_variables(differentiate(network.operands))
+        derivative = derivative + _along(form, network, change)
+    return derivative
+
+
+def _along(form: ufl.Form, network: Implicit, change: Any) -> ufl.Form:
+    if isinstance(change, ufl.constantvalue.Zero):
+        return ufl.Form([])
+    return fd.derivative(form, network.value, network.variation(change))
+
+
+def _without_variables(expression: Any) -> Any:
+    from ufl.algorithms import strip_variables
+    from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
+    from ufl.algorithms.apply_derivatives import apply_derivatives
+
+    return strip_variables(apply_derivatives(apply_algebra_lowering(expression)))
+
+
+def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
+    """Firedrake's ``assemble`` for forms with neural coefficients.  Collective.
+
+    Evaluates the coefficients where their operands or weights have changed, and gives the
+    measures their quadrature degree.  Recorded on the tape like Firedrake's own.
+
+    Parameters
+    ----------
+    form
+        A form; arguments and keywords as for :func:`firedrake.assemble`.
+
+    Returns
+    -------
+    float, Cofunction, Function or Matrix
+        As Firedrake's.
+
+    Raises
+    ------
+    ValueError
+        If a measure's degree differs from a coefficient's.
+    """
+    if isinstance(form, ufl.Form):
+        form = with_degrees(form)
+        for coefficient in neural_coefficients(form):
+            coefficient.update()
+    return fd.assemble(form, *args, **kwargs)
+
+

@@ -1,0 +1,85 @@
+"""Private copies of the Functions and Constants that expressions depend on.
+
+A solver works on its own copies.  Evaluating it again with the values of another time, for
+the tape, then never touches what the user holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import firedrake as fd
+import ufl
+from pyadjoint.tape import no_annotations
+from ufl.algorithms import extract_coefficients
+from tsfc.ufl_utils import extract_firedrake_constants
+
+Value = fd.Function | fd.Constant
+
+
+def dependencies_of(expression: Any) -> list[Value]:
+    """The Functions and Constants in a form or an expression, each once, in a fixed order."""
+    if isinstance(expression, ufl.Form):
+        found = list(expression.coefficients())
+        constants = [
+            c for i in expression.integrals() for c in extract_firedrake_constants(i.integrand())
+        ]
+    else:
+        found = list(extract_coefficients(expression))
+        constants = list(extract_firedrake_constants(expression))
+    return list(dict.fromkeys([*found, *constants]))
+
+
+def version(value: Value) -> tuple:
+    """Changes whenever the data of ``value`` may have changed."""
+    if isinstance(value, fd.Constant):
+        return (value.dat.data_ro.tobytes(),)
+    return (id(value.dat), value.dat.dat_version)
+
+
+class Mirrors:
+    """Private copies of Functions and Constants.
+
+    Parameters
+    ----------
+    sources
+        The user's Functions and Constants.
+
+    Attributes
+    ----------
+    copies : dict
+        Source to private copy.
+    """
+
+    @no_annotations
+    def __init__(self, sources: Iterable[Value]):
+        self.copies: dict[Value, Value] = {s: _empty_copy(s) for s in sources}
+        self._loaded: dict[Value, tuple[Value, tuple]] = {}
+
+    def __call__(self, expression: Any) -> Any:
+        """The same form or expression, written in the private copies."""
+        return ufl.replace(expression, self.copies)
+
+    @no_annotations
+    def load(self, values: Mapping[Value, Value] | None = None) -> None:
+        """Copy values in; the sources' own where ``values`` has none.  Unchanged data stays."""
+        for source, copy in self.copies.items():
+            value = source if values is None else values.get(source, source)
+            state = (value, version(value))
+            known = self._loaded.get(source)
+            if known is not None and known[0] is value and known[1] == state[1]:
+                continue
+            copy.assign(value)
+            self._loaded[source] = state
+
+
+def _empty_copy(source: Value) -> Value:
+    if isinstance(source, fd.Constant):
+        return fd.Constant(source.dat.data_ro.reshape(source.ufl_shape), name=source.name)
+    if isinstance(source, fd.Function):
+        return fd.Function(source.function_space(), name=source.name())
+    raise NotImplementedError(
+        f"a form with neural coefficients depends on {source!r}, a {type(source).__name__}: "
+        "only Functions and Constants are supported."
+    )

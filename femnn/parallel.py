@@ -1,0 +1,56 @@
+"""Communication between ranks.  The only module with communication calls of its own."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+from mpi4py import MPI
+
+T = TypeVar("T")
+
+
+def sum_over_ranks(comm: MPI.Comm, local: np.ndarray) -> np.ndarray:
+    """The sum of ``local`` over all ranks, the same array on each.  Collective."""
+    if comm.size == 1:
+        return local
+    total = np.empty_like(local)
+    comm.Allreduce(np.ascontiguousarray(local), total, op=MPI.SUM)
+    return total
+
+
+def all_ranks(comm: MPI.Comm, flag: bool) -> bool:
+    """Whether ``flag`` is true on every rank.  Collective."""
+    return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LAND))
+
+
+def any_rank(comm: MPI.Comm, flag: bool) -> bool:
+    """Whether ``flag`` is true on at least one rank.  Collective."""
+    return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LOR))
+
+
+def from_rank_zero(comm: MPI.Comm, value: T) -> T:
+    """What rank 0 has as ``value``.  Collective."""
+    return value if comm.size == 1 else comm.bcast(value, root=0)
+
+
+def vector_from_rank_zero(comm: MPI.Comm, vector: np.ndarray) -> np.ndarray:
+    """Rank 0's float64 ``vector`` on all ranks; all must have its shape.  Collective."""
+    if comm.size > 1:
+        vector = np.array(vector, dtype=float)
+        comm.Bcast(vector, root=0)
+    return vector
+
+
+def on_rank_zero(comm: MPI.Comm, function: Any, *args: Any) -> Any:
+    """Call ``function`` on rank 0 only; its result, or its exception, comes on every rank."""
+    result, error = None, None
+    if comm.rank == 0:
+        try:
+            result = function(*args)
+        except Exception as caught:
+            error = caught
+    result, error = from_rank_zero(comm, (result, error))
+    if error is not None:
+        raise error
+    return result

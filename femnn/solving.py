@@ -1,0 +1,479 @@
+"""Variational problems with neural coefficients: Newton with the exact tangent, and adjoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+import ufl
+from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
+
+from femnn.adjoint import Linearisation
+from femnn.blocks import SolveBlock
+from femnn.boundary import BoundaryValues
+from femnn.coefficient import NeuralCoefficient, neural_coefficients
+from femnn.forms import Implicit, total_derivative, with_degrees
+from femnn.mirrors import Mirrors, dependencies_of, version
+from femnn.parallel import all_ranks
+from femnn.quadrature import NetworkAtPoints, fill, flatten, quadrature_space
+
+
+class NeuralVariationalProblem:
+    """A variational problem ``F(u; v) = 0`` with neural coefficients in ``F``.
+
+    Parameters
+    ----------
+    F
+        The residual form.  Measures without a degree take the coefficients' degree where
+        one stands in the integral.
+    u
+        The unknown.
+    bcs
+        A :class:`firedrake.DirichletBC` or several.
+    J
+        Another tangent for Newton's method, if not the exact one.  Adjoints use the exact one.
+    Jp
+        A form from which the preconditioner is built.
+    form_compiler_parameters
+        As for :class:`firedrake.NonlinearVariationalProblem`.
+    is_linear
+        Whether ``F`` is linear in ``u``: one linear solve then, no Newton iteration.
+
+    Raises
+    ------
+    TypeError
+        If ``F`` is not a form with one test function, or ``u`` is not a Function.
+    ValueError
+        If quadrature degrees differ.
+    """
+
+    def __init__(
+        self,
+        F: ufl.Form,
+        u: fd.Function,
+        bcs: Any = None,
+        J: ufl.Form | None = None,
+        Jp: ufl.Form | None = None,
+        *,
+        form_compiler_parameters: dict | None = None,
+        is_linear: bool = False,
+    ):
+        if not isinstance(F, ufl.Form) or len(F.arguments()) != 1:
+            raise TypeError(
+                f"F is {type(F).__name__} and not a form with one test function: write the "
+                "problem as F == 0 with all terms on the left, or as a == L."
+            )
+        if not isinstance(u, fd.Function) or isinstance(u, NeuralCoefficient):
+            raise TypeError(f"u is a {type(u).__name__}: the unknown must be a Function.")
+        self.F = with_degrees(F)
+        self.u = u
+        self.bcs = _as_list(bcs)
+        self.J = None if J is None else with_degrees(J)
+        self.Jp = None if Jp is None else with_degrees(Jp)
+        self.form_compiler_parameters = form_compiler_parameters
+        self.is_linear = is_linear
+        forms = [form for form in (self.F, self.J, self.Jp) if form is not None]
+        coefficients = dict.fromkeys(c for form in forms for c in neural_coefficients(form))
+        self.implicit = [c for c in coefficients if c.depends_on(u)]
+        self.explicit = [c for c in coefficients if not c.depends_on(u)]
+        if is_linear and self.implicit:
+            raise ValueError(
+                f"the problem is given as a == L, but {self.implicit[0].name()} depends on the "
+                "unknown, so it is not linear: write it as F == 0."
+            )
+
+
+class NeuralVariationalSolver:
+    """Solves a :class:`NeuralVariationalProblem`; recorded on the tape.
+
+    Networks of the unknown are evaluated once for each iterate, values and derivatives in
+    one sweep; Newton's tangent is exact, assembled in one pass as one sparse matrix.  The
+    adjoint uses the same matrix object and its factorisation, transposed, and assembles it
+    again only where it is not that of the solution.  Keep a solver for problems that are
+    solved again and again, as in time loops.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    solver_parameters, options_prefix, nullspace, transpose_nullspace, near_nullspace, appctx
+        As for :class:`firedrake.NonlinearVariationalSolver`, to which all further keywords go.
+    adjoint_solver_parameters
+        Linear solver options for adjoints.  By default the forward solver's linear solver
+        is used, transposed, with a relative tolerance of at most 1e-8 where it iterates.
+    **kwargs
+        Passed to :class:`firedrake.NonlinearVariationalSolver`.
+    """
+
+    @no_annotations
+    def __init__(
+        self,
+        problem: NeuralVariationalProblem,
+        *,
+        adjoint_solver_parameters: Mapping | None = None,
+        ad_block_tag: str | None = None,
+        pre_function_callback: Any = None,
+        pre_jacobian_callback: Any = None,
+        **kwargs: Any,
+    ):
+        self.problem = problem
+        self.adjoint_solver_parameters = adjoint_solver_parameters
+        self._tag = ad_block_tag
+        self._callbacks = (pre_function_callback, pre_jacobian_callback)
+        self._mirrors = Mirrors(_sources(problem))
+        self._boundary = [BoundaryValues(bc) for bc in problem.bcs]
+        self.unknown = self._mirrors.copies[problem.u]
+        self._networks = [_PrivateNetwork(c, self._mirrors) for c in problem.implicit]
+        self._weights: dict[Any, np.ndarray] = {}
+        self._evaluated: tuple | None = None
+        self._holds: tuple[Any, Any] | None = None
+        self._matrix_state: tuple | None = None
+        self._linearisation: Linearisation | None = None
+        self._build(kwargs)
+
+    def _build(self, kwargs: dict) -> None:
+        problem = self.problem
+        self.residual = self._privately(problem.F)
+        trial = fd.TrialFunction(problem.u.function_space())
+        networks = [n.terms for n in self._networks]
+        self.tangent = total_derivative(self.residual, self.unknown, trial, networks)
+        forward_tangent = self.tangent if problem.J is None else self._privately(problem.J)
+        self._inner = fd.NonlinearVariationalSolver(
+            fd.NonlinearVariationalProblem(
+                self.residual,
+                self.unknown,
+                bcs=[b.bc for b in self._boundary],
+                J=forward_tangent,
+                Jp=None if problem.Jp is None else self._privately(problem.Jp),
+                form_compiler_parameters=problem.form_compiler_parameters,
+                is_linear=problem.is_linear,
+            ),
+            pre_function_callback=self._before_residual,
+            pre_jacobian_callback=self._before_tangent,
+            **kwargs,
+        )
+        self._tangent_depends_on = [
+            d
+            for form in (forward_tangent, self._inner._problem.Jp)
+            if form is not None
+            for d in dependencies_of(form)
+        ]
+        self._keeps_tangent = self.unknown not in self._tangent_depends_on and not self._networks
+
+    @property
+    def snes(self) -> Any:
+        """PETSc's nonlinear solver."""
+        return self._inner.snes
+
+    @property
+    def inner(self) -> fd.NonlinearVariationalSolver:
+        """Firedrake's solver of the problem in private copies."""
+        return self._inner
+
+    @property
+    def dependencies(self) -> list[Any]:
+        """What the solution depends on, in the tape's sense, and the initial guess."""
+        weights = dict.fromkeys(c.weights for c in self.problem.implicit)
+        return [*weights, *self._mirrors.copies, *self.problem.bcs]
+
+    def solve(self, **kwargs: Any) -> fd.Function:
+        """Solve the problem; the unknown's value is the initial guess.  Collective.
+
+        Returns
+        -------
+        firedrake.Function
+            The unknown.
+
+        Raises
+        ------
+        firedrake.ConvergenceError
+            If Newton's method or a linear solve fails; the unknown then keeps its value.
+        ValueError
+            If the weights are not finite.
+        """
+        annotate = annotate_tape(kwargs)
+        if kwargs:
+            raise TypeError(f"solve() got the unknown keywords {sorted(kwargs)}: only annotate.")
+        problem = self.problem
+        for coefficient in problem.explicit:
+            coefficient.update()
+        for coefficient in problem.implicit:
+            coefficient.weights.check(coefficient.weights.vector)
+        block = SolveBlock(self, ad_block_tag=self._tag) if annotate else None
+        with stop_annotating():
+            self._load({})
+            self._run()
+            problem.u.assign(self.unknown)
+            for coefficient, network in zip(problem.implicit, self._networks, strict=True):
+                coefficient.set_values(network.terms.value)
+        if block is not None:
+            get_working_tape().add_block(block)
+            node = problem.u.create_block_variable()
+            block.add_output(node)
+            node.save_output()
+            self.remember(block, node.checkpoint)
+        return problem.u
+
+    # What the block on the tape calls.
+
+    @no_annotations
+    def solve_with(self, values: Mapping[Any, Any], boundary: Sequence | None = None) -> Any:
+        """The solution for other values of what it depends on; nothing of the user's changes."""
+        self._load(values, boundary)
+        self._run()
+        return self.unknown.copy(deepcopy=True)
+
+    def remember(self, block: Any, solution: Any) -> None:
+        """Note that the private copies are in the state of this block's solution."""
+        self._holds = (block, solution)
+
+    def boundary_snapshots(self) -> list[fd.Function | None]:
+        """Boundary values that the tape does not know, as they are now."""
+        return [b.snapshot() for b in self._boundary]
+
+    @no_annotations
+    def linearised_at(self, block: Any, values: Mapping[Any, Any], output: Any) -> Linearisation:
+        """The problem linearised at the solution that ``block`` has computed."""
+        if (
+            self._holds is None
+            or self._holds[0] is not block
+            or self._holds[1] is not output.checkpoint
+        ):
+            self._load(values, block.boundary)
+            self.unknown.assign(output.saved_output)
+            self.remember(block, output.checkpoint)
+        self.refresh()
+        if self._linearisation is None:
+            self._linearisation = Linearisation(self)
+        return self._linearisation
+
+    # What the adjoint calls.
+
+    @property
+    def networks(self) -> list[_PrivateNetwork]:
+        """The networks of the unknown, in private copies."""
+        return self._networks
+
+    @property
+    def boundary(self) -> list[BoundaryValues]:
+        """The boundary conditions, in private copies."""
+        return self._boundary
+
+    def private(self, source: Any) -> Any:
+        """The private copy of a Function or Constant of the user's."""
+        return self._mirrors.copies[source]
+
+    def weights_of(self, network: _PrivateNetwork) -> np.ndarray:
+        """The weights in use for a network."""
+        return self._weights[network.coefficient.weights]
+
+    def assemble_tangent(self) -> None:
+        """Assemble the tangent at the present state, unless the matrix is already that."""
+        state = self._tangent_state()
+        if self._matrix_state != state:
+            context = self._inner._ctx
+            context._assemble_jac(context._jac)
+            if context.Jp is not None:
+                context._assemble_pjac(context._pjac)
+            self._matrix_state = state
+
+    def refresh(self) -> None:
+        """Evaluate the networks of the unknown, unless the state is that of the last time."""
+        if not self._networks:
+            return
+        with self.unknown.dat.vec_ro as v:
+            iterate = v.array_r.copy()
+        others = [d for n in self._networks for d in n.depends_on if d is not self.unknown]
+        state = ([id(w) for w in self._weights.values()], [version(d) for d in others])
+        known = self._evaluated
+        same = known is not None and known[0] == state and np.array_equal(known[1], iterate)
+        if all_ranks(self.unknown.comm, same):
+            return
+        self._evaluated = None
+        for network in self._networks:
+            network.evaluate(self.weights_of(network))
+        self._evaluated = (state, iterate)
+
+    def _privately(self, form: ufl.Form) -> ufl.Form:
+        values = {n.coefficient: n.terms.value for n in self._networks}
+        return ufl.replace(form, {**self._mirrors.copies, **values})
+
+    def _load(self, values: Mapping[Any, Any], boundary: Sequence | None = None) -> None:
+        self._holds = None
+        self._mirrors.load(values)
+        for i, b in enumerate(self._boundary):
+            b.load(values.get(b.source), None if boundary is None else boundary[i])
+        for coefficient in self.problem.implicit:
+            weights = values.get(coefficient.weights, coefficient.weights)
+            known = self._weights.get(coefficient.weights)
+            vector = weights.vector
+            if known is None or not np.array_equal(known, vector):
+                self._weights[coefficient.weights] = vector
+
+    def _run(self) -> None:
+        inner = self._inner
+        if self._keeps_tangent:
+            inner._problem._constant_jacobian = True
+            inner._ctx._jacobian_assembled = self._matrix_state == self._tangent_state()
+        self._matrix_state = None
+        try:
+            inner.solve()
+        except fd.ConvergenceError as error:
+            raise fd.ConvergenceError(f"{error}\n{self._diagnosis()}") from error
+        if self._keeps_tangent:
+            self._matrix_state = self._tangent_state()
+        self.refresh()
+
+    def _tangent_state(self) -> tuple:
+        return tuple(version(d) for d in self._tangent_depends_on)
+
+    def _before_residual(self, X: Any) -> None:
+        self.refresh()
+        if self._callbacks[0] is not None:
+            self._callbacks[0](X)
+
+    def _before_tangent(self, X: Any) -> None:
+        self.refresh()
+        if self._callbacks[1] is not None:
+            self._callbacks[1](X)
+
+    def _diagnosis(self) -> str:
+        """What a failed solve can be due to, from what can be seen.  Collective."""
+        comm = self.unknown.comm
+        suspects = [
+            source.name() if isinstance(source, fd.Function) else source.name
+            for source, copy in self._mirrors.copies.items()
+            if copy is not self.unknown and not all_ranks(comm, _is_finite(copy))
+        ]
+        suspects += [
+            f"the boundary values on {b.source.sub_domain}"
+            for b in self._boundary
+            if not all_ranks(comm, _is_finite(b.value))
+        ]
+        if suspects:
+            return f"NaN or infinite values were found in: {', '.join(suspects)}. Mend the data."
+        bad = [
+            n.coefficient.name()
+            for n in self._networks
+            if not all_ranks(comm, _is_finite(n.terms.value))
+        ]
+        found = f"At the last iterate {', '.join(bad)} gave NaN or infinity. " if bad else ""
+        return (
+            f"{found}The unknown keeps the value it had. Try a better initial guess, smaller time "
+            "steps, a line search (solver_parameters={'snes_linesearch_type': 'bt'}), a network "
+            "whose output keeps the problem well-posed (output='softplus'), and "
+            "'snes_monitor': None to watch the residual."
+        )
+
+
+class _PrivateNetwork:
+    """A coefficient of the unknown, with its operands written in a solver's private copies."""
+
+    def __init__(self, coefficient: NeuralCoefficient, mirrors: Mirrors):
+        self.coefficient = coefficient
+        self.evaluator = coefficient.evaluator
+        operands = mirrors(flatten(coefficient.operands))
+        self.depends_on = dependencies_of(operands)
+        mesh, degree = coefficient.mesh, coefficient.degree
+        self.points = NetworkAtPoints(self.evaluator, operands, mesh, degree)
+        (n_inputs,) = operands.ufl_shape
+        n_outputs = self.evaluator.n_outputs
+        slope_shape = (n_inputs,) if coefficient.ufl_shape == () else (n_outputs, n_inputs)
+        self.terms = Implicit(
+            value=fd.Function(coefficient.function_space(), name=coefficient.name()),
+            slope=fd.Function(quadrature_space(mesh, degree, slope_shape)),
+            operands=operands,
+        )
+
+    def evaluate(self, weights: np.ndarray) -> None:
+        """Values and derivatives at the present operands.  Collective."""
+        x = self.points.interpolate()
+        values, slope = self.evaluator.value_and_derivative(x, weights)
+        fill(self.terms.value, values)
+        fill(self.terms.slope, slope)
+
+
+def solve(
+    equation: Any,
+    u: fd.Function,
+    bcs: Any = None,
+    J: ufl.Form | None = None,
+    Jp: ufl.Form | None = None,
+    form_compiler_parameters: dict | None = None,
+    **kwargs: Any,
+) -> fd.Function:
+    """Firedrake's ``solve`` for problems with neural coefficients.  Collective.
+
+    Parameters
+    ----------
+    equation
+        ``F == 0``, or ``a == L`` where the coefficients do not depend on the unknown.
+    u
+        The unknown; its value is the initial guess.
+    bcs, J, Jp, form_compiler_parameters
+        As for :class:`NeuralVariationalProblem`.
+    **kwargs
+        As for :class:`NeuralVariationalSolver`: ``solver_parameters``, ``nullspace``, ...
+
+    Returns
+    -------
+    firedrake.Function
+        ``u``.
+
+    Raises
+    ------
+    firedrake.ConvergenceError
+        If the solve fails; ``u`` then keeps its value.
+    """
+    linear = isinstance(equation.lhs, ufl.Form) and len(equation.lhs.arguments()) == 2
+    if linear:
+        F = fd.action(equation.lhs, u) - equation.rhs
+    elif equation.rhs == 0:
+        F = equation.lhs
+    else:
+        raise TypeError("solve: write the equation as F == 0, or as a == L with a bilinear a.")
+    annotate = {k: kwargs.pop(k) for k in ("annotate",) if k in kwargs}
+    problem = NeuralVariationalProblem(
+        F,
+        u,
+        bcs,
+        J=J,
+        Jp=Jp,
+        form_compiler_parameters=form_compiler_parameters,
+        is_linear=linear,
+    )
+    if linear:
+        parameters = dict(kwargs.get("solver_parameters") or {})
+        kwargs["solver_parameters"] = {
+            "snes_type": "ksponly",
+            "ksp_rtol": fd.petsc.DEFAULT_KSP_PARAMETERS["ksp_rtol"],
+            **parameters,
+        }
+    return NeuralVariationalSolver(problem, **kwargs).solve(**annotate)
+
+
+def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:
+    """The user's Functions and Constants in the problem's forms and operands."""
+    implicit = set(problem.implicit)
+    expressions = [form for form in (problem.F, problem.J, problem.Jp) if form is not None]
+    expressions += [flatten(c.operands) for c in problem.implicit]
+    found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
+    return dict.fromkeys([problem.u, *found])
+
+
+def _as_list(bcs: Any) -> list[fd.DirichletBC]:
+    listed = [] if bcs is None else [bcs] if not isinstance(bcs, (list, tuple)) else list(bcs)
+    for bc in listed:
+        if not isinstance(bc, fd.DirichletBC):
+            raise NotImplementedError(
+                f"bcs holds a {type(bc).__name__}: only DirichletBC is supported with neural "
+                "coefficients."
+            )
+    return listed
+
+
+def _is_finite(value: Any) -> bool:
+    parts = value.subfunctions if isinstance(value, fd.Function) else (value,)
+    return all(bool(np.isfinite(part.dat.data_ro).all()) for part in parts)

@@ -1,0 +1,391 @@
+"""Training: minimise a reduced functional over the weights of networks."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+import scipy.optimize
+import torch
+from mpi4py import MPI
+from pyadjoint import ReducedFunctional, stop_annotating
+from pyadjoint.enlisting import Enlist
+from tqdm import tqdm
+
+from femnn.parallel import any_rank, from_rank_zero, vector_from_rank_zero
+from femnn.weights import Weights
+
+
+@dataclass
+class Step:
+    """One accepted iteration.
+
+    Attributes
+    ----------
+    iteration, evaluations
+        Iterations and evaluations so far.
+    loss, gradient_norm
+        The loss and the l2 norm of its gradient.
+    seconds
+        Wall-clock time so far.
+    """
+
+    iteration: int
+    evaluations: int
+    loss: float
+    gradient_norm: float
+    seconds: float
+
+
+@dataclass
+class FitResult:
+    """What :func:`fit` did.
+
+    Attributes
+    ----------
+    weights : numpy.ndarray
+        The best weights, which the networks now have, shape ``(n_weights,)``.
+    loss, initial_loss : float
+        The loss at the best and at the first weights.
+    gradient_norm : float
+        l2 norm of the gradient at the best weights.
+    iterations, evaluations, rejected : int
+        Iterations; evaluations of value and gradient; evaluations whose forward solve failed.
+    reason : str
+        Why it stopped: ``"converged"``, ``"iterations"``, ``"evaluations"``, ``"target"``,
+        ``"callback"``, ``"interrupted"`` or ``"no progress"``.
+    message : str
+        The same in a sentence.
+    seconds : float
+        Wall-clock time.
+    history : list of Step
+        Each accepted iteration, the first entry before any.
+    """
+
+    weights: np.ndarray
+    loss: float
+    initial_loss: float
+    gradient_norm: float
+    iterations: int
+    evaluations: int
+    rejected: int
+    reason: str
+    message: str
+    seconds: float
+    history: list[Step] = field(repr=False)
+
+    @property
+    def success(self) -> bool:
+        """Whether the optimiser's own criterion or the target was reached."""
+        return self.reason in ("converged", "target")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.message} Loss {self.initial_loss:.4e} -> {self.loss:.4e}, gradient "
+            f"{self.gradient_norm:.2e}, {self.iterations} iterations, {self.evaluations} "
+            f"evaluations ({self.rejected} rejected), {self.seconds:.1f} s."
+        )
+
+
+class _Stop(Exception):
+    """Leaves an optimiser's loop."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason, self.message = reason, message
+
+
+def fit(
+    Jhat: ReducedFunctional,
+    method: str = "L-BFGS",
+    *,
+    maxiter: int = 200,
+    gtol: float = 1e-10,
+    ftol: float = 0.0,
+    target: float | None = None,
+    learning_rate: float = 1e-2,
+    options: dict[str, Any] | None = None,
+    callback: Callable[[Step, np.ndarray], Any] | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Minimise a reduced functional over the weights of one or more networks.  Collective.
+
+    The networks end with the best weights that were seen, also after Ctrl-C.  A forward
+    solve that fails is a rejected step; any other error reaches the caller, with the best
+    weights kept.
+
+    Parameters
+    ----------
+    Jhat
+        The functional; its controls must be ``Weights``.
+    method
+        ``"L-BFGS"`` (SciPy's L-BFGS-B) or ``"Adam"`` (torch's).
+    maxiter
+        Number of iterations at most.
+    gtol
+        Stop when the largest entry of the gradient is below.
+    ftol
+        L-BFGS stops when the loss falls by less than this fraction of it in an iteration.
+    target
+        Stop when the loss is at or below.
+    learning_rate
+        Adam's.
+    options
+        More options of :func:`scipy.optimize.minimize`'s L-BFGS-B (``maxcor``, ``maxfun``,
+        ``maxls``), or of :class:`torch.optim.Adam`.
+    callback
+        Called as ``callback(step, weights)`` after each iteration on every rank; a true
+        return value stops the training.
+    progress
+        Whether rank 0 shows live progress.
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    TypeError
+        If a control is not a ``Weights``.
+    ValueError
+        If the method is unknown, or weights, loss or gradient at the start are not finite.
+    firedrake.ConvergenceError
+        If the first forward solve fails.
+
+    References
+    ----------
+    R. H. Byrd, P. Lu, J. Nocedal, C. Zhu, SIAM J. Sci. Comput. 16 (1995) for L-BFGS-B;
+    D. P. Kingma, J. Ba, arXiv 1412.6980 for Adam.
+    """
+    optimisers = {"L-BFGS": _lbfgs, "Adam": _adam}
+    if method not in optimisers:
+        raise ValueError(f"fit: method={method!r} is unknown, use one of {sorted(optimisers)}.")
+    loss = _Loss(Jhat, target=target, callback=callback, progress=progress)
+    settings = {"maxiter": maxiter, "gtol": gtol, "ftol": ftol, "learning_rate": learning_rate}
+    with stop_annotating(), loss.running():
+        try:
+            loss.start()
+            reason, message = optimisers[method](loss, settings, dict(options or {}))
+        except _Stop as stop:
+            reason, message = stop.reason, stop.message
+        finally:
+            loss.keep_best()
+    return loss.result(reason, message)
+
+
+class _Loss:
+    """Value and gradient as numpy sees them, with the best point, the history and Ctrl-C."""
+
+    def __init__(
+        self, Jhat: ReducedFunctional, target: float | None, callback: Any, progress: bool
+    ):
+        self.Jhat = Jhat
+        self.controls = [c.control for c in Enlist(Jhat.controls)]
+        for control in self.controls:
+            if not isinstance(control, Weights):
+                raise TypeError(
+                    f"fit: a control is a {type(control).__name__}, wanted Weights (for example "
+                    "Control(kappa.weights)). For fields use pyadjoint's minimize or TAOSolver."
+                )
+        self.sizes = [len(c) for c in self.controls]
+        self.comm = MPI.COMM_WORLD
+        self.target, self.callback, self.progress = target, callback, progress
+        self.evaluations = self.rejected = self.iterations = 0
+        self.best: tuple[float, np.ndarray, float] | None = None
+        self.history: list[Step] = []
+        self.last: tuple[np.ndarray, float, np.ndarray] | None = None
+        self.began = time.monotonic()
+        self._interrupted = False
+        self._bar: tqdm | None = None
+
+    @property
+    def initial_weights(self) -> np.ndarray:
+        return np.concatenate([c.vector for c in self.controls])
+
+    def start(self) -> None:
+        """Evaluate at the present weights; everything must be finite there."""
+        for control in self.controls:
+            control.check(control.vector)
+        weights = vector_from_rank_zero(self.comm, self.initial_weights)
+        value, gradient = self._evaluate(weights)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            what = f"loss is {value}" if not np.isfinite(value) else "gradient is not finite"
+            raise ValueError(
+                f"fit: at the initial weights the {what}. Look for NaN in the observations and "
+                "in the fields of the form, and for a network output that the form cannot take."
+            )
+        self._note(weights, value, gradient)
+        self.accept(weights)
+
+    def __call__(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value and gradient; a finite barrier where the forward solve fails."""
+        weights = vector_from_rank_zero(self.comm, weights)
+        if self.last is not None and np.array_equal(weights, self.last[0]):
+            return self.last[1], self.last[2]
+        if any_rank(self.comm, self._interrupted):
+            raise _Stop("interrupted", "Interrupted: the best weights so far are kept.")
+        try:
+            value, gradient = self._evaluate(weights)
+        except fd.ConvergenceError as error:
+            return self._reject(weights, str(error).strip().splitlines()[0])
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return self._reject(weights, "the loss or its gradient is not finite")
+        self._note(weights, value, gradient)
+        return value, gradient
+
+    def accept(self, weights: np.ndarray) -> None:
+        """An iteration is done: history, progress, callback and the target."""
+        if self.last is None:
+            return
+        value, gradient = self.last[1:]
+        norm = float(np.linalg.norm(gradient))
+        seconds = time.monotonic() - self.began
+        step = Step(self.iterations, self.evaluations, value, norm, seconds)
+        self.history.append(step)
+        self._show(step)
+        stop = self.callback is not None and bool(self.callback(step, weights.copy()))
+        if any_rank(self.comm, stop):
+            raise _Stop("callback", "Stopped by the callback.")
+        if self.target is not None and value <= self.target:
+            raise _Stop("target", f"The loss has reached the target {self.target:.3e}.")
+        self.iterations += 1
+
+    def keep_best(self) -> None:
+        """Give the networks the best weights that were seen."""
+        if self.best is not None:
+            for control, vector in zip(self.controls, self._split(self.best[1]), strict=True):
+                control.assign(vector)
+
+    def result(self, reason: str, message: str) -> FitResult:
+        value, weights, norm = self.best
+        return FitResult(
+            weights=weights,
+            loss=value,
+            initial_loss=self.history[0].loss,
+            gradient_norm=norm,
+            iterations=max(0, self.iterations - 1),
+            evaluations=self.evaluations,
+            rejected=self.rejected,
+            reason=reason,
+            message=message,
+            seconds=time.monotonic() - self.began,
+            history=self.history,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Show progress, and let Ctrl-C end the training after the evaluation in hand."""
+        shown = self.progress and self.comm.rank == 0
+        self._bar = tqdm(desc="fit", unit="it", disable=not shown, dynamic_ncols=True)
+        main = threading.current_thread() is threading.main_thread()
+        previous = signal.signal(signal.SIGINT, self._on_interrupt) if main else None
+        try:
+            yield
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, previous)
+            self._bar.close()
+
+    def _on_interrupt(self, number: int, frame: Any) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        self._bar.set_description("stopping after this evaluation (Ctrl-C again: at once)")
+
+    def _evaluate(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        self.evaluations += 1
+        pieces = [c.like(v) for c, v in zip(self.controls, self._split(weights), strict=True)]
+        value = float(self.Jhat(pieces if len(pieces) > 1 else pieces[0]))
+        gradient = np.concatenate([g.vector for g in Enlist(self.Jhat.derivative())])
+        value = from_rank_zero(self.comm, value)
+        return value, vector_from_rank_zero(self.comm, gradient)
+
+    def _note(self, weights: np.ndarray, value: float, gradient: np.ndarray) -> None:
+        self.last = (weights.copy(), value, gradient)
+        if self.best is None or value < self.best[0]:
+            self.best = (value, weights.copy(), float(np.linalg.norm(gradient)))
+
+    def _reject(self, weights: np.ndarray, why: str) -> tuple[float, np.ndarray]:
+        """A barrier that sends a line search back towards the last good point."""
+        self.rejected += 1
+        if self._bar is not None and not self._bar.disable:
+            self._bar.write(f"fit: rejected step: {why}")
+        origin, value, _ = self.last
+        away = weights - origin
+        length = float(np.linalg.norm(away))
+        rise = 10.0 * max(abs(value), 1e-30)
+        return value + rise, (2 * rise / length**2) * away
+
+    def _split(self, weights: np.ndarray) -> list[np.ndarray]:
+        return np.split(weights, np.cumsum(self.sizes)[:-1])
+
+    def _show(self, step: Step) -> None:
+        self._bar.update(1 if step.iteration else 0)
+        self._bar.set_postfix_str(
+            f"loss {step.loss:.4e}, |gradient| {step.gradient_norm:.2e}, "
+            f"{step.evaluations} evaluations"
+        )
+
+
+def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
+    maxiter = settings["maxiter"]
+    chosen = {
+        "maxiter": maxiter,
+        "maxfun": 10 * maxiter,
+        "gtol": settings["gtol"],
+        "ftol": settings["ftol"],
+        "maxcor": 20,
+        **options,
+    }
+    outcome = scipy.optimize.minimize(
+        loss,
+        loss.last[0],
+        jac=True,
+        method="L-BFGS-B",
+        callback=loss.accept,
+        options=chosen,
+    )
+    text = str(outcome.message)
+    if "ITERATIONS" in text:
+        return "iterations", f"Stopped after {maxiter} iterations."
+    if "EVALUATIONS" in text:
+        return "evaluations", f"Stopped after {loss.evaluations} evaluations."
+    if "ABNORMAL" in text:
+        return "no progress", "The line search found no lower loss: at the limit of rounding."
+    return "converged", f"Converged: {text}."
+
+
+def _adam(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
+    weights = torch.nn.Parameter(torch.from_numpy(loss.last[0].copy()))
+    optimiser = torch.optim.Adam([weights], **{"lr": settings["learning_rate"], **options})
+    good = weights.detach().clone()
+    for _ in range(settings["maxiter"]):
+        rejected = loss.rejected
+        _, gradient = loss(weights.detach().numpy())
+        if loss.rejected > rejected:
+            _halve_step(optimiser, weights, good)
+            continue
+        if np.abs(gradient).max(initial=0.0) <= settings["gtol"]:
+            return "converged", f"Converged: no entry of the gradient exceeds {settings['gtol']}."
+        good = weights.detach().clone()
+        weights.grad = torch.from_numpy(gradient.copy())
+        optimiser.step()
+        if loss.rejected == rejected:
+            loss.accept(good.numpy())
+    loss(weights.detach().numpy())
+    return "iterations", f"Stopped after {settings['maxiter']} iterations."
+
+
+def _halve_step(optimiser: torch.optim.Optimizer, weights: Any, good: torch.Tensor) -> None:
+    """Back to the middle between the last good point and the failed one, with half the rate."""
+    with torch.no_grad():
+        weights.copy_((weights + good) / 2)
+    for group in optimiser.param_groups:
+        group["lr"] /= 2

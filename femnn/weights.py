@@ -1,0 +1,213 @@
+"""The weights of a network as a pyadjoint control."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from pyadjoint.overloaded_type import OverloadedType
+from pyadjoint.tape import annotate_tape
+from torch import nn
+
+from femnn.parallel import vector_from_rank_zero
+from femnn.parameters import ParameterVector
+
+# One Weights for each set of parameters, so that modules which share them share the control.
+_known: weakref.WeakValueDictionary[tuple[int, ...], Weights] = weakref.WeakValueDictionary()
+
+
+class Weights(OverloadedType):
+    """The trainable parameters of a network as one flat vector, a pyadjoint control.
+
+    Coefficients whose networks share all their parameters share one ``Weights``.  The
+    vector is the same on every rank.  Evaluating a reduced functional at other weights
+    leaves the network as it is; only :meth:`assign` and torch change it.
+
+    Parameters
+    ----------
+    parameters
+        The parameters that this object stands for, or ``None`` for a value that belongs to
+        no network (a direction, a gradient, a point at which to evaluate).
+    vector
+        The value, shape ``(n_weights,)``, where ``parameters`` is ``None``.
+    name
+        Name in the tape's graph.
+
+    See Also
+    --------
+    Weights.of : the usual way to get one.
+    """
+
+    def __init__(
+        self,
+        parameters: ParameterVector | None = None,
+        vector: np.ndarray | None = None,
+        name: str = "weights",
+    ):
+        super().__init__()
+        self.name = name
+        self._parameters = parameters
+        self._recorded: np.ndarray | None = None
+        if parameters is None:
+            self._vector = np.array(vector, dtype=float)
+            self._vector.flags.writeable = False
+
+    @classmethod
+    def of(cls, net: nn.Module, comm: MPI.Comm = MPI.COMM_SELF) -> Weights:
+        """The weights of a module; rank 0's values are given to all ranks.  Collective.
+
+        Parameters
+        ----------
+        net
+            Any torch module.  Parameters with ``requires_grad=False`` are not part of it.
+        comm
+            The communicator of the mesh on which the module is used.
+        """
+        parameters = ParameterVector(net.parameters())
+        weights = _known.get(parameters.key)
+        if weights is None:
+            weights = cls(parameters, name=type(net).__name__)
+            _known[parameters.key] = weights
+        if comm.size > 1:
+            parameters.write(vector_from_rank_zero(comm, parameters.read()))
+        return weights
+
+    @property
+    def vector(self) -> np.ndarray:
+        """The current value, shape ``(n_weights,)``, read-only; the same on every rank."""
+        if self._parameters is None:
+            return self._vector
+        vector = self._parameters.read()
+        vector.flags.writeable = False
+        return vector
+
+    def assign(self, value: Weights | np.ndarray) -> Weights:
+        """Set the network's parameters.
+
+        Parameters
+        ----------
+        value
+            Another ``Weights`` or a vector of shape ``(n_weights,)``, the same on all ranks.
+
+        Raises
+        ------
+        ValueError
+            If the shape differs or a value is not finite.
+        """
+        vector = value.vector if isinstance(value, Weights) else np.asarray(value, dtype=float)
+        self.check(vector)
+        if self._parameters is None:
+            self._vector = vector.copy()
+            self._vector.flags.writeable = False
+        else:
+            self._parameters.write(vector)
+        if annotate_tape():
+            self.create_block_variable()
+        elif self._recorded is not None:
+            self._recorded = vector.copy()
+            self.block_variable.save_output()
+        return self
+
+    def like(self, vector: np.ndarray) -> Weights:
+        """A value of the same length that belongs to no network.
+
+        Use it for directions and points: ``Jhat(weights.like(w))``.
+        """
+        vector = np.asarray(vector, dtype=float)
+        if vector.shape != (len(self),):
+            raise ValueError(
+                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
+                "for each trainable weight."
+            )
+        return Weights(vector=vector, name=self.name)
+
+    def check(self, vector: np.ndarray) -> None:
+        """Raise a ``ValueError`` if ``vector`` has another shape or is not finite."""
+        if vector.shape != (len(self),):
+            raise ValueError(
+                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
+                "for each trainable weight."
+            )
+        bad = int(np.count_nonzero(~np.isfinite(vector)))
+        if bad:
+            raise ValueError(
+                f"{bad} of the {len(vector)} weights of {self.name} are NaN or infinite: wanted "
+                "finite numbers. Build the network anew, or load weights saved before they "
+                "became so; a smaller learning rate often prevents it."
+            )
+
+    def __len__(self) -> int:
+        return len(self._vector if self._parameters is None else self._parameters)
+
+    def __repr__(self) -> str:
+        return f"Weights({self.name}, {len(self)} values)"
+
+    def __iadd__(self, other: Weights) -> Weights:
+        return self.assign(self.vector + other.vector)
+
+    def __imul__(self, factor: float) -> Weights:
+        return self.assign(self.vector * factor)
+
+    # What pyadjoint asks of a type.  A checkpoint is a value that belongs to no network.
+
+    @property
+    def block_variable(self) -> Any:
+        """The tape's node of the current value; a new one if torch has changed the value."""
+        if self._parameters is not None and self._recorded is not None:
+            if not np.array_equal(self._recorded, self._parameters.read(), equal_nan=True):
+                self._recorded = None
+                return self.create_block_variable()
+        return OverloadedType.block_variable.fget(self)
+
+    @block_variable.setter
+    def block_variable(self, value: Any) -> None:
+        OverloadedType.block_variable.fset(self, value)
+
+    @classmethod
+    def _ad_init_object(cls, obj: Weights) -> Weights:
+        return cls(vector=obj.vector, name=obj.name)
+
+    def _ad_init_zero(self, dual: bool = False) -> Weights:
+        return self.like(np.zeros(len(self)))
+
+    def _ad_create_checkpoint(self) -> Weights:
+        if self._parameters is None:
+            return self
+        self._recorded = self._parameters.read()
+        return self.like(self._recorded)
+
+    def _ad_restore_at_checkpoint(self, checkpoint: Weights) -> Weights:
+        return checkpoint
+
+    def _ad_copy(self) -> Weights:
+        return self.like(self.vector)
+
+    def _ad_mul(self, other: float) -> Weights:
+        return self.like(self.vector * float(other))
+
+    def _ad_add(self, other: Weights) -> Weights:
+        return self.like(self.vector + other.vector)
+
+    def _ad_dot(self, other: Weights, options: dict | None = None) -> float:
+        return float(self.vector @ other.vector)
+
+    def _ad_dim(self) -> int:
+        return len(self)
+
+    def _ad_convert_riesz(self, value: Weights, riesz_map: Any = None) -> Weights:
+        return self.like(value.vector)
+
+    @staticmethod
+    def _ad_assign_numpy(dst: Weights, src: np.ndarray, offset: int) -> tuple[Weights, int]:
+        end = offset + len(dst)
+        return dst.like(src[offset:end]), end
+
+    @staticmethod
+    def _ad_to_list(m: Weights) -> list[float]:
+        return m.vector.tolist()
+
+    @property
+    def _ad_str(self) -> str:
+        return self.name
