@@ -104,7 +104,8 @@ class SolveBlock(Block):
         }
 
     def recompute_component(self, inputs: list, block_variable: Any, idx: int, prepared: Any):
-        solution = self.solver.solve_with(self._values(), self.boundary)
+        known = None if block_variable.checkpoint is None else block_variable.saved_output
+        solution = self.solver.solve_with(self._values(), self.boundary, guess=known)
         result = maybe_disk_checkpoint(solution)
         self.solver.remember(self, result)
         return result

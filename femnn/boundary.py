@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import firedrake as fd
+import ufl
 from pyadjoint.overloaded_type import OverloadedType
 
 
@@ -52,7 +53,9 @@ class BoundaryValues:
             self._set(self.source.function_arg)
 
     def _set(self, value: Any) -> None:
-        if isinstance(value, fd.Function) and value.function_space() != self.value.function_space():
+        if isinstance(value, ufl.constantvalue.ConstantValue) and not isinstance(value, fd.Constant):
+            self.value.assign(float(value))
+        elif isinstance(value, fd.Function) and value.function_space() != self.value.function_space():
             self.value.interpolate(value)
         else:
             self.value.assign(value)

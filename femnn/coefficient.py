@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import firedrake as fd
@@ -212,6 +213,15 @@ class NeuralCoefficient(fd.Function):
     def copy(self, deepcopy: bool = False) -> fd.Function:
         """The present values as an ordinary Function on the Quadrature space."""
         return fd.Function(self.function_space(), val=self.topological.copy(deepcopy=deepcopy))
+
+    @cached_property
+    def subfunctions(self) -> tuple[fd.Function, ...]:
+        """The values as ordinary Functions that share this coefficient's data."""
+        return fd.Function(self.function_space(), val=self.topological).subfunctions
+
+    @cached_property
+    def _components(self) -> tuple[fd.Function, ...]:
+        return fd.Function(self.function_space(), val=self.topological)._components
 
     def _present_state(self) -> tuple:
         return (

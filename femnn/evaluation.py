@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from femnn.parameters import ParameterVector
 
 # Two to three times faster than one batch for networks of usual width (see benchmarks/).
-DEFAULT_CHUNK = 2048
+DEFAULT_CHUNK = 4096
 
 
 class PointEvaluator:

@@ -63,15 +63,17 @@ class Mirrors:
 
     @no_annotations
     def load(self, values: Mapping[Value, Value] | None = None) -> None:
-        """Copy values in; the sources' own where ``values`` has none.  Unchanged data stays."""
+        """Copy values in; the sources' own where ``values`` has none.
+
+        Data that is in a copy already, unchanged since, is not copied again.
+        """
         for source, copy in self.copies.items():
             value = source if values is None else values.get(source, source)
-            state = (value, version(value))
             known = self._loaded.get(source)
-            if known is not None and known[0] is value and known[1] == state[1]:
-                continue
-            copy.assign(value)
-            self._loaded[source] = state
+            state = (version(value), version(copy))
+            if known is None or known[0] is not value or known[1] != state:
+                copy.assign(value)
+                self._loaded[source] = (value, (state[0], version(copy)))
 
 
 def _empty_copy(source: Value) -> Value:

@@ -1,0 +1,50 @@
+# Every target sets up what it needs. Variables: PYTHON (3.11 or newer), FEMNN_ENV (where the
+# environment lies), RANKS, PYTEST_ARGS, DEMO.
+PYTHON ?= python3
+RANKS ?= 2 3
+PYTEST_ARGS ?= -n 2
+DEMO ?= nonlinear_poisson
+OUTPUT ?= output
+
+# Runs may be by root in a container, and with more ranks than cores; the library sets none of these.
+export OMP_NUM_THREADS := 1
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+export OMPI_MCA_rmaps_base_oversubscribe := 1
+
+INSTALL := $(PYTHON) -m install
+ENV = $(shell $(INSTALL) path)
+RUN = PYTHONPATH="$(CURDIR)" "$(ENV)/bin/python"
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-path demo test bench lint doctor clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+env: ## Build what is missing of the environment (about 12 min the first time)
+	@$(INSTALL) build
+
+env-path: ## Print the environment's folder
+	@$(INSTALL) path
+
+demo: env ## Run a demo, figures go to output/ (DEMO=name picks one)
+	@$(RUN) demos/$(DEMO).py --output $(OUTPUT)/$(DEMO)
+
+test: env ## Run all tests, on 1, 2 and 3 ranks
+	@PYTHON="$(ENV)/bin/python" RANKS="$(RANKS)" LOGS="$(OUTPUT)/tests" tests/run.sh $(PYTEST_ARGS)
+
+bench: env ## Run the benchmarks
+	@$(RUN) -m benchmarks
+
+lint: env ## Check style and types
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+doctor: env ## Print versions and run a ten-second self-check
+	@$(RUN) -m femnn doctor
+
+clean: ## Remove outputs and caches of this checkout (not the environment)
+	rm -rf $(OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
