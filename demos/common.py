@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
+os.environ.setdefault("FIREDRAKE_DISABLE_OPTIONS_LEFT", "1")  # argv is the demos', not PETSc's
 
 import matplotlib.pyplot as plt
 import numpy as np

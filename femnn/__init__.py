@@ -1,13 +1,21 @@
-"""femnn: neural networks inside Firedrake finite element models, trained by adjoints."""
+"""femnn: neural networks inside Firedrake finite element models, trained by adjoints.
 
-from femnn.coefficient import NeuralCoefficient
-from femnn.forms import assemble
-from femnn.networks import MLP, Gradient, InputScaling
-from femnn.solving import NeuralVariationalProblem, NeuralVariationalSolver, solve
-from femnn.storage import load, save
-from femnn.symbolic import to_ufl
-from femnn.training import FitResult, fit
-from femnn.weights import Weights
+The names are imported when they are first used, so that ``femnn.networks`` and
+``femnn.evaluation`` work where only torch and numpy are installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from femnn.coefficient import NeuralCoefficient
+    from femnn.forms import assemble
+    from femnn.networks import MLP, Gradient, InputScaling
+    from femnn.solving import NeuralVariationalProblem, NeuralVariationalSolver, solve
+    from femnn.storage import load, save
+    from femnn.symbolic import to_ufl
+    from femnn.training import FitResult, fit
+    from femnn.weights import Weights
 
 __version__ = "0.1.0"
 
@@ -27,3 +35,27 @@ __all__ = [
     "solve",
     "to_ufl",
 ]
+
+_MODULES = {
+    "coefficient": ("NeuralCoefficient",),
+    "forms": ("assemble",),
+    "networks": ("MLP", "Gradient", "InputScaling"),
+    "solving": ("NeuralVariationalProblem", "NeuralVariationalSolver", "solve"),
+    "storage": ("load", "save"),
+    "symbolic": ("to_ufl",),
+    "training": ("FitResult", "fit"),
+    "weights": ("Weights",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'femnn' has no attribute {name!r}")
+    value = getattr(import_module(f"femnn.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

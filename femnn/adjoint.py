@@ -145,6 +145,9 @@ class Linearisation:
             residual.assign(self._incoming if assemble is None else self._incoming + assemble())
             self._boundary_residual = residual
         values = self._boundary_residual.riesz_representation("l2")
+        sources = [b.source for b in self.solver.boundary]
+        for later in self.solver.boundary[sources.index(bc) + 1 :]:
+            later.bc.zero(values)  # where conditions overlap, the last one sets the value
         return [bc.reconstruct(g=_part_in(values, bc.function_space()))]
 
     def _constant_gradient(self, constant: fd.Constant) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
+from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
 
 from femnn.adjoint import Linearisation
@@ -471,7 +472,7 @@ def solve(
         parameters = dict(kwargs.get("solver_parameters") or {})
         kwargs["solver_parameters"] = {
             "snes_type": "ksponly",
-            "ksp_rtol": fd.petsc.DEFAULT_KSP_PARAMETERS["ksp_rtol"],
+            "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"],
             **parameters,
         }
     return NeuralVariationalSolver(problem, **kwargs).solve(**annotate)

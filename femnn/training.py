@@ -14,7 +14,6 @@ import firedrake as fd
 import numpy as np
 import scipy.optimize
 import torch
-from mpi4py import MPI
 from pyadjoint import ReducedFunctional, stop_annotating
 from pyadjoint.enlisting import Enlist
 from tqdm import tqdm
@@ -195,7 +194,7 @@ class _Loss:
                     "Control(kappa.weights)). For fields use pyadjoint's minimize or TAOSolver."
                 )
         self.sizes = [len(c) for c in self.controls]
-        self.comm = MPI.COMM_WORLD
+        self.comm = self.controls[0].comm
         self.target, self.callback, self.progress = target, callback, progress
         self.evaluations = self.rejected = self.iterations = 0
         self.best: tuple[float, np.ndarray, float] | None = None

@@ -34,6 +34,8 @@ class Weights(OverloadedType):
         The value, shape ``(n_weights,)``, where ``parameters`` is ``None``.
     name
         Name in the tape's graph.
+    comm
+        The ranks that hold the same vector.
 
     See Also
     --------
@@ -45,9 +47,11 @@ class Weights(OverloadedType):
         parameters: ParameterVector | None = None,
         vector: np.ndarray | None = None,
         name: str = "weights",
+        comm: MPI.Comm = MPI.COMM_SELF,
     ):
         super().__init__()
         self.name = name
+        self.comm = comm
         self._parameters = parameters
         self._recorded: np.ndarray | None = None
         if parameters is None:
@@ -68,7 +72,7 @@ class Weights(OverloadedType):
         parameters = ParameterVector(net.parameters())
         weights = _known.get(parameters.key)
         if weights is None:
-            weights = cls(parameters, name=type(net).__name__)
+            weights = cls(parameters, name=type(net).__name__, comm=comm)
             _known[parameters.key] = weights
         if comm.size > 1:
             parameters.write(vector_from_rank_zero(comm, parameters.read()))

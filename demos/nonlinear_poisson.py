@@ -1,0 +1,174 @@
+"""Recover the law kappa(u) in a nonlinear Poisson equation from observations of u.
+
+The PDE is ``-div(kappa(u) grad u) = f`` on the unit square with ``f = 2.6``, ``u = 0`` on the left
+and lower sides and no flux through the others.  The true law has a bump and a step, as the
+conductivity of a layered, partly saturated soil may have; all is dimensionless.
+
+u is observed at stations (2500 random points).  The observations come from the true law, cubic
+elements and twice as many cells along each side as the model, which has quadratic elements.  They
+are used as they are, and with independent noise N(0, s) at each station, s = 1 % of max u.
+
+A network of one input stands for kappa.  The misfit J is half the mean squared difference at the
+stations.  With noise, training ends by the discrepancy principle: at ``J = s^2 / 2``, the misfit
+that the true law itself has.  Nothing but the stations' data and s enters the training.
+"""
+
+import numpy as np
+from common import (
+    Stopwatch,
+    at_least,
+    numbers_of,
+    options,
+    plt,
+    relative_difference,
+    show,
+    values_at,
+    write_results,
+)
+from firedrake import *
+from firedrake.adjoint import (
+    Control,
+    ReducedFunctional,
+    continue_annotation,
+    get_working_tape,
+    pause_annotation,
+)
+
+import femnn
+from femnn.parallel import from_rank_zero
+
+SOURCE = 2.6
+NOISE = 0.01
+
+
+def truth(u):
+    """The law that is to be recovered, for UFL and numpy."""
+    power = np.exp if isinstance(u, np.ndarray) else exp
+    return 0.25 + 0.5 * power(-(((u - 0.25) / 0.13) ** 2)) + 0.75 / (1 + power(-14 * (u - 0.65)))
+
+
+def residual(u: Function, kappa) -> tuple:
+    """The PDE's residual form and boundary condition."""
+    V = u.function_space()
+    v = TestFunction(V)
+    form = kappa * inner(grad(u), grad(v)) * dx - Constant(SOURCE) * v * dx
+    return form, DirichletBC(V, 0, (1, 3))
+
+
+def observe(cells: int, stations: np.ndarray) -> np.ndarray:
+    """The true u at the stations, in their order, on every rank."""
+    mesh = UnitSquareMesh(cells, cells)
+    u = Function(FunctionSpace(mesh, "P", 3))
+    form, bc = residual(u, truth(u))
+    solve(form == 0, u, bcs=bc)
+    points = VertexOnlyMesh(mesh, stations)
+    at_points = assemble(interpolate(u, FunctionSpace(points, "DG", 0)))
+    ordered = FunctionSpace(points.input_ordering, "DG", 0)
+    values = assemble(interpolate(at_points, ordered)).dat.data_ro.copy()
+    return from_rank_zero(mesh.comm, values)
+
+
+def on_stations(mesh, stations: np.ndarray, values: np.ndarray) -> Function:
+    """The stations' values as a Function on a mesh of points in ``mesh``."""
+    points = VertexOnlyMesh(mesh, stations)
+    ordered = Function(FunctionSpace(points.input_ordering, "DG", 0))
+    if mesh.comm.rank == 0:
+        ordered.dat.data_wo[:] = values
+    return assemble(interpolate(ordered, FunctionSpace(points, "DG", 0)))
+
+
+def recover(data: Function, spread: float, u: Function, seed: int, iterations: int) -> tuple:
+    """Train a network for kappa(u); u becomes the model's solution."""
+    lower, upper = data_range(data)
+    net = femnn.MLP(1, 20, 20, 1, output="softplus", input_range=(lower, upper), seed=seed)
+    kappa = femnn.NeuralCoefficient(net, u)
+    form, bc = residual(u, kappa)
+    get_working_tape().clear_tape()
+    continue_annotation()
+    femnn.solve(form == 0, u, bcs=bc)
+    at_stations = assemble(interpolate(u, data.function_space()))
+    J = assemble(0.5 / data.function_space().dim() * (at_stations - data) ** 2 * dx)
+    Jhat = ReducedFunctional(J, Control(kappa.weights))
+    pause_annotation()
+    target = 0.5 * spread**2 if spread else None
+    result = femnn.fit(Jhat, maxiter=iterations, gtol=1e-9, target=target)
+    femnn.solve(form == 0, u, bcs=bc)
+    return net, result
+
+
+def data_range(data: Function) -> tuple[float, float]:
+    """The least and the greatest value of the data."""
+    with data.dat.vec_ro as values:
+        return values.min()[1], values.max()[1]
+
+
+def law_on_nodes(net, u: Function, name: str) -> Function:
+    """kappa(u) in the nodes of u's space."""
+    field = Function(u.function_space(), name=name)
+    field.dat.data[:] = values_at(net, u.dat.data_ro[:, None])
+    return field
+
+
+def draw(exact: np.ndarray, nets: dict, runs: dict[str, dict]) -> plt.Figure:
+    """The law and the data's range on the left, the misfits on the right."""
+    figure, (law, misfit) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    lower, upper = exact.min(), exact.max()
+    u = np.linspace(lower - 0.1 * (upper - lower), upper + 0.1 * (upper - lower), 400)
+    law.plot(u, truth(u), "k", linewidth=3, alpha=0.5, label="truth")
+    for (name, net), style in zip(nets.items(), ("C0", "C1--"), strict=True):
+        error = 100 * runs[name]["kappa_error"]
+        law.plot(u, values_at(net, u[:, None]), style, label=f"learned, {name}: {error:.2g} % off")
+    law.axvspan(lower, upper, color="C2", alpha=0.12, zorder=0, label="range of u in the data")
+    law.set(xlabel="u (dimensionless)", ylabel=r"$\kappa(u)$ (dimensionless)", ylim=(-0.4, 1.6))
+    counts = law.twinx()
+    counts.hist(exact, bins=40, color="C2", alpha=0.45)
+    counts.set(ylabel="stations per bin", ylim=(0, 5 * np.histogram(exact, 40)[0].max()))
+    counts.grid(False)
+    law.legend(loc="upper left")
+    for (name, run), style in zip(runs.items(), ("C0", "C1--"), strict=True):
+        misfit.semilogy(run["history"], style, label=name)
+        if run["spread"]:
+            misfit.axhline(run["spread"] ** 2 / 2, color="C1", alpha=0.4, label=r"$s^2/2$")
+    misfit.set(xlabel="L-BFGS iteration", ylabel="misfit J (dimensionless)")
+    misfit.legend()
+    return figure
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the demo; returns the numbers that it writes."""
+    watch = Stopwatch()
+    parser = options(__doc__.splitlines()[0], "output/nonlinear_poisson", 24, 300, 0)
+    parser.add_argument("--stations", type=at_least(2), default=2500, help="points observed")
+    chosen = parser.parse_args(argv)
+    random = np.random.default_rng(chosen.seed)
+    stations = random.uniform(0.0, 1.0, (chosen.stations, 2))
+    exact = observe(2 * chosen.cells, stations)
+    noise = random.normal(0, 1, chosen.stations)
+    mesh = UnitSquareMesh(chosen.cells, chosen.cells)
+    visited = np.linspace(exact.min(), exact.max(), 1000)
+    nets, runs, fields = {}, {}, []
+    for name, level in {"no noise": 0.0, "1 % noise": NOISE}.items():
+        spread = level * exact.max()
+        data = on_stations(mesh, stations, exact + spread * noise)
+        u = Function(FunctionSpace(mesh, "P", 2), name=f"u {name}")
+        nets[name], result = recover(data, spread, u, chosen.seed, chosen.iterations)
+        error = relative_difference(values_at(nets[name], visited[:, None]), truth(visited))
+        runs[name] = {"kappa_error": error, "spread": spread, **numbers_of(result)}
+        fields += [u, law_on_nodes(nets[name], u, f"kappa {name}")]
+    sizes = {"cells": chosen.cells, "stations": chosen.stations, "seed": chosen.seed}
+    numbers = {**sizes, "u_range": [float(exact.min()), float(exact.max())]}
+    numbers |= {"runs": runs, "seconds": watch.seconds()}
+    columns = {
+        "kappa_error": ("kappa error", ".3%"),
+        "loss": ("misfit", ".3e"),
+        "iterations": ("iterations", "d"),
+        "seconds": ("seconds", ".1f"),
+    }
+    show("kappa(u), relative L2 error over the range of u in the data:", runs, columns)
+    saved = dict(zip(("network", "network_noise"), nets.values(), strict=True))
+    write_results(chosen.output, numbers, lambda: draw(exact, nets, runs), saved, fields)
+    return numbers
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Small problems with networks in each place, for the tests of gradients and of rank invariance.
+
+Each function records its model on the tape and returns the functional and the controls.
+"""
+
+import contextlib
+import io
+
+import numpy as np
+from firedrake import *
+from firedrake.adjoint import *
+from mpi4py import MPI
+
+import femnn
+
+TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
+
+
+def _square(comm, degree=1, n=8):
+    mesh = UnitSquareMesh(n, n - 1, comm=comm)
+    V = FunctionSpace(mesh, "CG", degree)
+    return mesh, V, Function(V, name="u"), TestFunction(V)
+
+
+def kappa_of_u(comm=MPI.COMM_WORLD):
+    """kappa(u), with a source field, a boundary field and a Constant as further controls."""
+    mesh, V, u, v = _square(comm)
+    x, y = SpatialCoordinate(mesh)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 12, 12, 1, output="softplus", seed=1), u)
+    f = Function(V, name="f").interpolate(10 + x)
+    g = Function(V, name="g").interpolate(x * y)
+    c = Constant(1.3, name="c")
+    F = kappa * inner(grad(u), grad(v)) * dx - c * f * v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, g, "on_boundary"), solver_parameters=TIGHT)
+    return assemble((u - x) ** 2 * dx), [kappa.weights, f, g, c]
+
+
+def kappa_of_x(comm=MPI.COMM_WORLD):
+    """kappa(x), known before the solve, with penalties on its value and its gradient in space."""
+    mesh, V, u, v = _square(comm)
+    x, y = SpatialCoordinate(mesh)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(2, 10, 1, output="exp", seed=1), x, y)
+    f = Function(V, name="f").assign(10.0)
+    F = kappa * inner(grad(u), grad(v)) * dx - f * v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"), solver_parameters=TIGHT)
+    penalty = 1e-2 * inner(kappa.grad(), kappa.grad()) + 0.1 * kappa**2
+    return femnn.assemble((u - x) ** 2 * dx + penalty * dx), [kappa.weights, f]
+
+
+def kappa_of_u_and_gradient(comm=MPI.COMM_WORLD):
+    """kappa(u, grad u, m) on P2, which stands in the functional as well."""
+    mesh, V, u, v = _square(comm, degree=2, n=5)
+    x, y = SpatialCoordinate(mesh)
+    m = Function(V, name="m").interpolate(sin(3 * x) * y)
+    net = femnn.MLP(4, 10, 1, output="softplus", seed=1)
+    kappa = femnn.NeuralCoefficient(net, u, grad(u), m)
+    F = kappa * inner(grad(u), grad(v)) * dx - 10 * v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"), solver_parameters=TIGHT)
+    return femnn.assemble((u - x) ** 2 * dx + 0.1 * kappa**2 * dx), [kappa.weights, m]
+
+
+def time_loop(comm=MPI.COMM_WORLD):
+    """An implicit diffusivity, a source of the last time level, moving boundary values."""
+    mesh, V, u, v = _square(comm)
+    x, y = SpatialCoordinate(mesh)
+    u0 = Function(V, name="u0").interpolate(sin(pi * x) * sin(pi * y))
+    u.assign(u0)
+    un = Function(V, name="un").assign(u0)
+    g = Function(V, name="g")
+    t = Constant(0.0, name="t")
+    diffusivity = femnn.NeuralCoefficient(femnn.MLP(1, 10, 1, output="softplus", seed=1), u)
+    source = femnn.NeuralCoefficient(femnn.MLP(4, 8, 1, seed=2), un, x, y, t)
+    F = (u - un) / 0.1 * v * dx + diffusivity * inner(grad(u), grad(v)) * dx - source * v * dx
+    bcs = [DirichletBC(V, t * x, 1), DirichletBC(V, g, 2)]
+    problem = femnn.NeuralVariationalProblem(F, u, bcs)
+    solver = femnn.NeuralVariationalSolver(problem, solver_parameters=TIGHT)
+    J = 0
+    for step in range(1, 5):
+        t.assign(0.1 * step)
+        g.assign(0.5 * g + 0.1)
+        solver.solve()
+        un.assign(u)
+        J += assemble((u - x * y) ** 2 * dx)
+    return J, [diffusivity.weights, source.weights, u0]
+
+
+def several_coefficients(comm=MPI.COMM_WORLD):
+    """Mixed unknowns, a viscosity, a vector of forces and one network in two places."""
+    mesh = UnitSquareMesh(5, 4, comm=comm)
+    W = VectorFunctionSpace(mesh, "CG", 2) * FunctionSpace(mesh, "CG", 1)
+    w = Function(W, name="w")
+    u, p = split(w)
+    v, q = TestFunctions(W)
+    x, y = SpatialCoordinate(mesh)
+    strain = sym(grad(u))
+    law = femnn.MLP(1, 10, 1, output="softplus", seed=1)
+    viscosity = femnn.NeuralCoefficient(law, inner(strain, strain))
+    drag = femnn.NeuralCoefficient(law, dot(u, u), degree=viscosity.degree)
+    force = femnn.NeuralCoefficient(femnn.MLP(4, 8, 2, seed=3), u, x, p)
+    F = (viscosity * inner(strain, grad(v)) + drag * dot(u, v) + dot(force, v)) * dx
+    F += (-p * div(v) - q * div(u)) * dx
+    inflow = Function(W.sub(0), name="inflow").interpolate(as_vector([4 * y * (1 - y), 0]))
+    bcs = [DirichletBC(W.sub(0), inflow, 1), DirichletBC(W.sub(0), 0, (3, 4))]
+    femnn.solve(F == 0, w, bcs, solver_parameters=TIGHT)
+    u, p = split(w)
+    return assemble(inner(u, u) * dx + p * x * dx), [viscosity.weights, force.weights, inflow]
+
+
+def _near(value):
+    """The same value, and a point some way off, and a direction: independent of the ranks."""
+    rng = np.random.default_rng(0)
+    if isinstance(value, femnn.Weights):
+        away = value.like(value.vector + 0.3 * rng.standard_normal(len(value)))
+        return value.like(value.vector), away, value.like(rng.standard_normal(len(value)))
+    if isinstance(value, Constant):
+        return Constant(value), Constant(float(value) * 1.2), Constant(1.0)
+    with stop_annotating():
+        space = value.function_space()
+        x = SpatialCoordinate(space.mesh())
+        wave = cos(3 * x[0] + 5 * x[1])
+        wave = wave if value.ufl_shape == () else as_vector([wave, -wave])
+        direction = Function(space).interpolate(wave)
+        away = Function(space).assign(value + 0.2 * direction)
+        return value.copy(deepcopy=True), away, direction
+
+
+def taylor_orders(model, which):
+    """Orders of the Taylor remainder, where the tape was recorded and away from it."""
+    continue_annotation()
+    J, controls = model()
+    pause_annotation()
+    control = controls[which]
+    Jhat = ReducedFunctional(J, Control(control))
+    here, away, direction = _near(control)
+    assert np.isclose(Jhat(here), J, rtol=1e-9), "the tape does not reproduce the model"
+    with contextlib.redirect_stdout(io.StringIO()):
+        return taylor_test(Jhat, here, direction), taylor_test(Jhat, away, direction)
+
+
+def value_and_gradient(model, comm):
+    """Value and weight gradient away from where the tape was recorded."""
+    get_working_tape().clear_tape()
+    continue_annotation()
+    J, controls = model(comm)
+    pause_annotation()
+    weights = [c for c in controls if isinstance(c, femnn.Weights)]
+    Jhat = ReducedFunctional(J, [Control(w) for w in weights])
+    value = Jhat([_near(w)[1] for w in weights])
+    return value, np.concatenate([g.vector for g in Jhat.derivative()])
