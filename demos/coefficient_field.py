@@ -17,7 +17,6 @@ from common import (
     numbers_of,
     options,
     plt,
-    relative_difference,
     show,
     values_at,
     write_results,
@@ -75,7 +74,6 @@ def recover(observed: Function, penalty: float, seed: int, iterations: int) -> t
     Jhat = ReducedFunctional(J, Control(kappa.weights))
     pause_annotation()
     result = femnn.fit(Jhat, maxiter=iterations, gtol=0)
-    Jhat(kappa.weights)
     error = femnn.assemble((kappa - truth(x, y)) ** 2 * dx) / assemble(truth(x, y) ** 2 * dx)
     return net, {"penalty": penalty, "kappa_error": float(error**0.5), **numbers_of(result)}
 

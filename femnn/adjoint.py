@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import firedrake as fd
@@ -130,7 +131,7 @@ class Linearisation:
                 continue
             value = network.terms.value
             test = fd.TestFunction(value.function_space())
-            assemble = self._kept(network, lambda v=value, t=test: self._partial(v, t))
+            assemble = self._kept(network, partial(fd.derivative, self._weighted, value, test))
             if assemble is not None:
                 vector = self.solver.weights_of(network)
                 cotangent = rows(assemble())
@@ -155,10 +156,8 @@ class Linearisation:
         copy = self.solver.private(constant)
         networks = [n.terms for n in self.solver.networks]
         for index in np.ndindex(constant.ufl_shape):
-            assemble = self._kept(
-                (constant, index),
-                lambda i=index: constant_derivative(self._weighted, copy, i, networks),
-            )
+            make_form = partial(constant_derivative, self._weighted, copy, index, networks)
+            assemble = self._kept((constant, index), make_form)
             gradient[index] = 0.0 if assemble is None else assemble()
         return gradient
 
@@ -166,10 +165,7 @@ class Linearisation:
         networks = [n.terms for n in self.solver.networks]
         copy = self.solver.private(dependency)
         test = fd.TestFunction(copy.function_space())
-        return lambda: total_derivative(self._weighted, copy, test, networks)
-
-    def _partial(self, value: fd.Function, test: Any) -> ufl.Form:
-        return fd.derivative(self._weighted, value, test)
+        return partial(total_derivative, self._weighted, copy, test, networks)
 
     def _kept(self, key: Any, make_form: Callable[[], ufl.Form]) -> Callable[[], Any] | None:
         """An assembler of a form, made at the first call; ``None`` where the form is zero."""

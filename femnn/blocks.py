@@ -42,13 +42,17 @@ class EvaluationBlock(Block):
         coefficient.mirrors.load(dict(zip(coefficient.dependencies, inputs[1:], strict=True)))
         return points.interpolate()
 
-    def recompute_component(self, inputs: list, block_variable: Any, idx: int, prepared: Any):
+    def recompute_component(
+        self, inputs: list, block_variable: Any, idx: int, prepared: Any
+    ) -> Any:
         x = self._inputs_of_network(inputs)
         values = fd.Function(self.coefficient.function_space())
         fill(values, self.coefficient.evaluator.value(x, inputs[0].vector))
         return maybe_disk_checkpoint(values)
 
-    def prepare_evaluate_adj(self, inputs: list, adj_inputs: list, relevant_dependencies: list):
+    def prepare_evaluate_adj(
+        self, inputs: list, adj_inputs: list, relevant_dependencies: list
+    ) -> Any:
         x = self._inputs_of_network(inputs)
         cotangent = rows(adj_inputs[0])
         if all(index == 0 for index, _ in relevant_dependencies):
@@ -61,7 +65,7 @@ class EvaluationBlock(Block):
 
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ):
+    ) -> Any:
         x, cotangent, on_operands = prepared
         coefficient = self.coefficient
         if idx == 0:
@@ -103,14 +107,18 @@ class SolveBlock(Block):
             for bv in self.get_dependencies()
         }
 
-    def recompute_component(self, inputs: list, block_variable: Any, idx: int, prepared: Any):
+    def recompute_component(
+        self, inputs: list, block_variable: Any, idx: int, prepared: Any
+    ) -> Any:
         known = None if block_variable.checkpoint is None else block_variable.saved_output
         solution = self.solver.solve_with(self._values(), self.boundary, guess=known)
         result = maybe_disk_checkpoint(solution)
         self.solver.remember(self, result)
         return result
 
-    def prepare_evaluate_adj(self, inputs: list, adj_inputs: list, relevant_dependencies: list):
+    def prepare_evaluate_adj(
+        self, inputs: list, adj_inputs: list, relevant_dependencies: list
+    ) -> Any:
         output = self.get_outputs()[0]
         adjoint = self.solver.linearised_at(self, self._values(), output)
         self.adj_state = adjoint.solve(adj_inputs[0])
@@ -118,5 +126,5 @@ class SolveBlock(Block):
 
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ):
+    ) -> Any:
         return prepared.gradient(block_variable.output)

@@ -53,9 +53,9 @@ class BoundaryValues:
             self._set(self.source.function_arg)
 
     def _set(self, value: Any) -> None:
-        if isinstance(value, ufl.constantvalue.ConstantValue) and not isinstance(value, fd.Constant):
+        if isinstance(value, (ufl.constantvalue.Zero, ufl.constantvalue.ScalarValue)):
             self.value.assign(float(value))
-        elif isinstance(value, fd.Function) and value.function_space() != self.value.function_space():
+        elif isinstance(value, fd.Function) and value.ufl_element() != self.value.ufl_element():
             self.value.interpolate(value)
         else:
             self.value.assign(value)

@@ -91,6 +91,7 @@ class NeuralCoefficient(fd.Function):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> NeuralCoefficient:
+        """Pass over Firedrake's, which looks for a dual space in the first argument."""
         return object.__new__(cls)
 
     @no_annotations
@@ -193,7 +194,7 @@ class NeuralCoefficient(fd.Function):
 
     @property
     def slope(self) -> NeuralCoefficient:
-        """d net / d inputs as a coefficient of shape ``(n_inputs,)`` with the same weights."""
+        """D net / d inputs as a coefficient of shape ``(n_inputs,)`` with the same weights."""
         if "_slope" not in self.__dict__:
             self.__dict__["_slope"] = NeuralCoefficient(
                 Gradient(self.net),
@@ -207,7 +208,7 @@ class NeuralCoefficient(fd.Function):
         return self.__dict__["_slope"]
 
     def operand_derivative(self, u: fd.Function, direction: Any) -> Any:
-        """d operands / du in a direction, as a UFL vector."""
+        """D operands / du in a direction, as a UFL vector."""
         return expression_derivative(flatten(self.operands), u, direction)
 
     def copy(self, deepcopy: bool = False) -> fd.Function:
@@ -257,9 +258,7 @@ class NeuralCoefficient(fd.Function):
 
 def neural_coefficients(form: Any) -> list[NeuralCoefficient]:
     """The neural coefficients in a form or expression."""
-    coefficients = (
-        form.coefficients() if isinstance(form, ufl.Form) else extract_coefficients(form)
-    )
+    coefficients = form.coefficients() if isinstance(form, ufl.Form) else extract_coefficients(form)
     return [c for c in coefficients if isinstance(c, NeuralCoefficient)]
 
 

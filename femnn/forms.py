@@ -9,8 +9,11 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
+from ufl.algorithms import strip_variables
+from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
+from ufl.algorithms.apply_derivatives import apply_derivatives
 
-from femnn.coefficient import NeuralCoefficient, neural_coefficients
+from femnn.coefficient import neural_coefficients
 from femnn.quadrature import expression_derivative
 
 
@@ -99,7 +102,7 @@ def _nested(columns: np.ndarray, flat: Any) -> Any:
 def total_derivative(
     form: ufl.Form, u: fd.Function, direction: Any, implicit: Sequence[Implicit]
 ) -> ufl.Form:
-    """d form / du in a direction, with the networks' values seen as functions of ``u``.
+    """D form / du in a direction, with the networks' values seen as functions of ``u``.
 
     The UFL chain rule: the partial derivative, and for each network dF/dq applied to
     (dN/d operands)(d operands / du), all in one form.
@@ -114,7 +117,7 @@ def total_derivative(
 def constant_derivative(
     form: ufl.Form, constant: fd.Constant, index: tuple[int, ...], implicit: Sequence[Implicit]
 ) -> ufl.Form:
-    """d form / d (one entry of a Constant), with the networks seen as functions of it."""
+    """D form / d (one entry of a Constant), with the networks seen as functions of it."""
     entry = ufl.variable(constant[index] if index else constant)
     if index:
         entries = np.empty(constant.ufl_shape, dtype=object)
@@ -141,10 +144,6 @@ def _along(form: ufl.Form, network: Implicit, change: Any) -> ufl.Form:
 
 
 def _without_variables(expression: Any) -> Any:
-    from ufl.algorithms import strip_variables
-    from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
-    from ufl.algorithms.apply_derivatives import apply_derivatives
-
     return strip_variables(apply_derivatives(apply_algebra_lowering(expression)))
 
 
@@ -174,5 +173,3 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
         for coefficient in neural_coefficients(form):
             coefficient.update()
     return fd.assemble(form, *args, **kwargs)
-
-

@@ -7,15 +7,15 @@ the tape, then never touches what the user holds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import firedrake as fd
 import ufl
 from pyadjoint.tape import no_annotations
-from ufl.algorithms import extract_coefficients
 from tsfc.ufl_utils import extract_firedrake_constants
+from ufl.algorithms import extract_coefficients
 
-Value = fd.Function | fd.Constant
+Value: TypeAlias = Any  # a firedrake Function or Constant
 
 
 def dependencies_of(expression: Any) -> list[Value]:

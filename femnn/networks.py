@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
 }
 
-Bounds = tuple[float, float]
+Bounds = Sequence[float]
 
 
 class InputScaling(nn.Module):
@@ -31,9 +33,12 @@ class InputScaling(nn.Module):
         The dtype of the stored factors.
     """
 
-    def __init__(self, ranges: Sequence[Bounds], dtype: torch.dtype = torch.float64):
+    centre: Tensor
+    half_width: Tensor
+
+    def __init__(self, ranges: Sequence[Sequence[float]], dtype: torch.dtype = torch.float64):
         super().__init__()
-        limits = torch.tensor([tuple(map(float, r)) for r in ranges], dtype=dtype).reshape(-1, 2)
+        limits = torch.tensor([list(map(float, r)) for r in ranges], dtype=dtype).reshape(-1, 2)
         lower, upper = limits[:, 0], limits[:, 1]
         if not bool((torch.isfinite(limits).all()) and (lower < upper).all()):
             raise ValueError(
@@ -58,26 +63,30 @@ class Output(nn.Module):
 
     def __init__(self, kind: str | Bounds | None = None):
         super().__init__()
-        if not (kind is None or kind in ("softplus", "exp")):
-            if isinstance(kind, str) or len(kind) != 2 or not kind[0] < kind[1]:
-                raise ValueError(
-                    f"output={kind!r} is unknown: use None, 'softplus', 'exp', "
-                    "or a pair (lower, upper) with lower < upper."
-                )
-        self.kind = kind
+        if isinstance(kind, str):
+            known = kind in ("softplus", "exp")
+        else:
+            known = kind is None or (len(kind) == 2 and kind[0] < kind[1])
+        if not known:
+            raise ValueError(
+                f"output={kind!r} is unknown: use None, 'softplus', 'exp', "
+                "or a pair (lower, upper) with lower < upper."
+            )
+        self.bounds = None if kind is None or isinstance(kind, str) else tuple(map(float, kind))
+        self.kind = kind if isinstance(kind, str) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kind is None:
-            return x
+        if self.bounds is not None:
+            lower, upper = self.bounds
+            return lower + (upper - lower) * torch.sigmoid(x)
         if self.kind == "softplus":
             return nn.functional.softplus(x)
         if self.kind == "exp":
             return torch.exp(x)
-        lower, upper = self.kind
-        return lower + (upper - lower) * torch.sigmoid(x)
+        return x
 
     def extra_repr(self) -> str:
-        return repr(self.kind)
+        return repr(self.bounds or self.kind)
 
 
 class MLP(nn.Module):
@@ -145,23 +154,24 @@ class MLP(nn.Module):
             raise ValueError(
                 f"MLP: activation={activation!r} is unknown, use one of {sorted(ACTIVATIONS)}."
             )
+        ranges = _as_ranges(input_range, widths[0])
         self.config = {
             "widths": [int(w) for w in widths],
             "activation": activation,
             "output": list(output) if isinstance(output, (tuple, list)) else output,
-            "input_range": _as_ranges(input_range, widths[0]),
+            "input_range": ranges,
             "init": init,
             "seed": seed,
             "dtype": str(dtype).removeprefix("torch."),
         }
         layers: list[nn.Module] = []
-        if self.config["input_range"] is not None:
-            layers.append(InputScaling(self.config["input_range"], dtype))
-        for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        if ranges is not None:
+            layers.append(InputScaling(ranges, dtype))
+        for i, (n_in, n_out) in enumerate(pairwise(widths)):
             if i:
                 layers.append(ACTIVATIONS[activation]())
             layers.append(nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=dtype))
-        layers.append(Output(tuple(output) if isinstance(output, list) else output))
+        layers.append(Output(output))
         self.layers = nn.Sequential(*layers)
         initialise(self, init, seed)
 
@@ -238,7 +248,7 @@ def _initialise_linear(layer: nn.Linear, scheme: str, generator: torch.Generator
         )
 
 
-def _as_ranges(ranges, n_inputs: int) -> list[list[float]] | None:
+def _as_ranges(ranges: Any, n_inputs: int) -> list[list[float]] | None:
     """One ``[lower, upper]`` list for each input, from one pair or a sequence of pairs."""
     if ranges is None:
         return None

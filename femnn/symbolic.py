@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ufl
@@ -58,10 +58,10 @@ def _apply(layer: nn.Module, x: list[Any], given: Any) -> list[Any]:
     if isinstance(layer, InputScaling):
         centre, half = layer.centre.tolist(), layer.half_width.tolist()
         return [(xi - c) / h for xi, c, h in zip(x, centre, half, strict=True)]
-    if isinstance(layer, Output) and isinstance(layer.kind, tuple):
-        lower, upper = layer.kind
+    if isinstance(layer, Output) and layer.bounds is not None:
+        lower, upper = layer.bounds
         return [lower + (upper - lower) * _sigmoid(xi) for xi in x]
-    functions = {
+    functions: dict[type[nn.Module], Callable[[Any], Any]] = {
         nn.Tanh: ufl.tanh,
         nn.Sigmoid: _sigmoid,
         nn.Softplus: _softplus,

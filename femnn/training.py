@@ -93,6 +93,19 @@ class FitResult:
         )
 
 
+@dataclass(frozen=True)
+class _Point:
+    """Weights with the loss and its gradient there."""
+
+    weights: np.ndarray
+    loss: float
+    gradient: np.ndarray
+
+    @property
+    def gradient_norm(self) -> float:
+        return float(np.linalg.norm(self.gradient))
+
+
 class _Stop(Exception):
     """Leaves an optimiser's loop."""
 
@@ -195,24 +208,28 @@ class _Loss:
                 )
         self.sizes = [len(c) for c in self.controls]
         self.comm = self.controls[0].comm
-        self.target, self.callback, self.progress = target, callback, progress
+        self.target, self.callback = target, callback
         self.evaluations = self.rejected = self.iterations = 0
-        self.best: tuple[float, np.ndarray, float] | None = None
         self.history: list[Step] = []
-        self.last: tuple[np.ndarray, float, np.ndarray] | None = None
         self.began = time.monotonic()
         self._interrupted = False
-        self._bar: tqdm | None = None
+        self._best: _Point | None = None
+        self._last: _Point | None = None
+        shown = progress and self.comm.rank == 0
+        self._bar = tqdm(desc="fit", unit="it", disable=not shown, dynamic_ncols=True)
 
     @property
-    def initial_weights(self) -> np.ndarray:
-        return np.concatenate([c.vector for c in self.controls])
+    def last(self) -> _Point:
+        """The last point at which the forward solve succeeded."""
+        assert self._last is not None, "start() comes first"
+        return self._last
 
     def start(self) -> None:
         """Evaluate at the present weights; everything must be finite there."""
         for control in self.controls:
             control.check(control.vector)
-        weights = vector_from_rank_zero(self.comm, self.initial_weights)
+        initial = np.concatenate([c.vector for c in self.controls])
+        weights = vector_from_rank_zero(self.comm, initial)
         value, gradient = self._evaluate(weights)
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             what = f"loss is {value}" if not np.isfinite(value) else "gradient is not finite"
@@ -226,8 +243,8 @@ class _Loss:
     def __call__(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient; a finite barrier where the forward solve fails."""
         weights = vector_from_rank_zero(self.comm, weights)
-        if self.last is not None and np.array_equal(weights, self.last[0]):
-            return self.last[1], self.last[2]
+        if np.array_equal(weights, self.last.weights):
+            return self.last.loss, self.last.gradient
         if any_rank(self.comm, self._interrupted):
             raise _Stop("interrupted", "Interrupted: the best weights so far are kept.")
         try:
@@ -241,34 +258,32 @@ class _Loss:
 
     def accept(self, weights: np.ndarray) -> None:
         """An iteration is done: history, progress, callback and the target."""
-        if self.last is None:
-            return
-        value, gradient = self.last[1:]
-        norm = float(np.linalg.norm(gradient))
+        point = self.last
         seconds = time.monotonic() - self.began
-        step = Step(self.iterations, self.evaluations, value, norm, seconds)
+        step = Step(self.iterations, self.evaluations, point.loss, point.gradient_norm, seconds)
         self.history.append(step)
         self._show(step)
         stop = self.callback is not None and bool(self.callback(step, weights.copy()))
         if any_rank(self.comm, stop):
             raise _Stop("callback", "Stopped by the callback.")
-        if self.target is not None and value <= self.target:
+        if self.target is not None and point.loss <= self.target:
             raise _Stop("target", f"The loss has reached the target {self.target:.3e}.")
         self.iterations += 1
 
     def keep_best(self) -> None:
         """Give the networks the best weights that were seen."""
-        if self.best is not None:
-            for control, vector in zip(self.controls, self._split(self.best[1]), strict=True):
+        if self._best is not None:
+            pieces = self._split(self._best.weights)
+            for control, vector in zip(self.controls, pieces, strict=True):
                 control.assign(vector)
 
     def result(self, reason: str, message: str) -> FitResult:
-        value, weights, norm = self.best
+        assert self._best is not None, "start() comes first"
         return FitResult(
-            weights=weights,
-            loss=value,
+            weights=self._best.weights,
+            loss=self._best.loss,
             initial_loss=self.history[0].loss,
-            gradient_norm=norm,
+            gradient_norm=self._best.gradient_norm,
             iterations=max(0, self.iterations - 1),
             evaluations=self.evaluations,
             rejected=self.rejected,
@@ -280,9 +295,7 @@ class _Loss:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Show progress, and let Ctrl-C end the training after the evaluation in hand."""
-        shown = self.progress and self.comm.rank == 0
-        self._bar = tqdm(desc="fit", unit="it", disable=not shown, dynamic_ncols=True)
+        """Let Ctrl-C end the training after the evaluation in hand; close the progress bar."""
         main = threading.current_thread() is threading.main_thread()
         previous = signal.signal(signal.SIGINT, self._on_interrupt) if main else None
         try:
@@ -307,20 +320,19 @@ class _Loss:
         return value, vector_from_rank_zero(self.comm, gradient)
 
     def _note(self, weights: np.ndarray, value: float, gradient: np.ndarray) -> None:
-        self.last = (weights.copy(), value, gradient)
-        if self.best is None or value < self.best[0]:
-            self.best = (value, weights.copy(), float(np.linalg.norm(gradient)))
+        self._last = _Point(weights.copy(), value, gradient)
+        if self._best is None or value < self._best.loss:
+            self._best = self._last
 
     def _reject(self, weights: np.ndarray, why: str) -> tuple[float, np.ndarray]:
         """A barrier that sends a line search back towards the last good point."""
         self.rejected += 1
-        if self._bar is not None and not self._bar.disable:
+        if not self._bar.disable:
             self._bar.write(f"fit: rejected step: {why}")
-        origin, value, _ = self.last
-        away = weights - origin
+        away = weights - self.last.weights
         length = float(np.linalg.norm(away))
-        rise = 10.0 * max(abs(value), 1e-30)
-        return value + rise, (2 * rise / length**2) * away
+        rise = 10.0 * max(abs(self.last.loss), 1e-30)
+        return self.last.loss + rise, (2 * rise / length**2) * away
 
     def _split(self, weights: np.ndarray) -> list[np.ndarray]:
         return np.split(weights, np.cumsum(self.sizes)[:-1])
@@ -345,7 +357,7 @@ def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
     }
     outcome = scipy.optimize.minimize(
         loss,
-        loss.last[0],
+        loss.last.weights,
         jac=True,
         method="L-BFGS-B",
         callback=loss.accept,
@@ -362,7 +374,7 @@ def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
 
 
 def _adam(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
-    weights = torch.nn.Parameter(torch.from_numpy(loss.last[0].copy()))
+    weights = torch.nn.Parameter(torch.from_numpy(loss.last.weights.copy()))
     optimiser = torch.optim.Adam([weights], **{"lr": settings["learning_rate"], **options})
     good = weights.detach().clone()
     for _ in range(settings["maxiter"]):

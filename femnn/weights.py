@@ -159,10 +159,13 @@ class Weights(OverloadedType):
     @property
     def block_variable(self) -> Any:
         """The tape's node of the current value; a new one if torch has changed the value."""
-        if self._parameters is not None and self._recorded is not None:
-            if not np.array_equal(self._recorded, self._parameters.read(), equal_nan=True):
-                self._recorded = None
-                return self.create_block_variable()
+        if (
+            self._parameters is not None
+            and self._recorded is not None
+            and not np.array_equal(self._recorded, self._parameters.read(), equal_nan=True)
+        ):
+            self._recorded = None
+            return self.create_block_variable()
         return OverloadedType.block_variable.fget(self)
 
     @block_variable.setter
