@@ -11,24 +11,12 @@ J. Comput. Phys. 446 (2021): 80 x 80 cells, P1, network 2-30-1 with sigmoid and 
 U[0, 1), seed 3, L-BFGS.  They give 1000 and 10,000 iterations; the default here is 1000.
 """
 
+import common
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    Stopwatch,
-    numbers_of,
-    options,
-    plt,
-    show,
-    values_at,
-    write_results,
-)
+from common import values_at
 from firedrake import *
-from firedrake.adjoint import (
-    Control,
-    ReducedFunctional,
-    continue_annotation,
-    get_working_tape,
-    pause_annotation,
-)
+from firedrake.adjoint import *
 
 import femnn
 
@@ -75,7 +63,7 @@ def recover(observed: Function, penalty: float, seed: int, iterations: int) -> t
     pause_annotation()
     result = femnn.fit(Jhat, maxiter=iterations, gtol=0)
     error = femnn.assemble((kappa - truth(x, y)) ** 2 * dx) / assemble(truth(x, y) ** 2 * dx)
-    return net, {"penalty": penalty, "kappa_error": float(error**0.5), **numbers_of(result)}
+    return net, {"penalty": penalty, "kappa_error": float(error**0.5), **common.numbers_of(result)}
 
 
 def on_nodes(net, V: FunctionSpace, name: str) -> Function:
@@ -121,9 +109,9 @@ def draw(nets: dict, runs: dict[str, dict]) -> plt.Figure:
 
 def main(argv: list[str] | None = None) -> dict:
     """Run the demo; returns the numbers that it writes."""
-    watch = Stopwatch()
-    arguments = options(__doc__.splitlines()[0], "output/coefficient_field", 80, 1000, 3)
-    chosen = arguments.parse_args(argv)
+    watch = common.Stopwatch()
+    parser = common.options(__doc__.splitlines()[0], "output/coefficient_field", 80, 1000, 3)
+    chosen = parser.parse_args(argv)
     observed = observe(UnitSquareMesh(chosen.cells, chosen.cells), chosen.seed)
     penalties = {"regularised": PENALTY, "not regularised": 0.0}
     nets, runs = {}, {}
@@ -131,19 +119,13 @@ def main(argv: list[str] | None = None) -> dict:
         nets[name], runs[name] = recover(observed, penalty, chosen.seed, chosen.iterations)
     numbers = {"cells": chosen.cells, "seed": chosen.seed, "noise_to_signal": NOISE_TO_SIGNAL}
     numbers |= {"runs": runs, "seconds": watch.seconds()}
-    columns = {
-        "kappa_error": ("kappa error", ".2%"),
-        "loss": ("loss", ".4e"),
-        "iterations": ("iterations", "d"),
-        "seconds": ("seconds", ".1f"),
-    }
-    show("kappa(x, y) from noisy u, relative L2 error:", runs, columns)
+    common.show("kappa(x, y) from noisy u, relative L2 error:", runs)
     V = observed.function_space()
     fields = [on_nodes(net, V, f"kappa {name}") for name, net in nets.items()]
     x, y = SpatialCoordinate(V.mesh())
     fields += [Function(V, name="kappa true").interpolate(truth(x, y)), observed]
     saved = dict(zip(("network", "network_not_regularised"), nets.values(), strict=True))
-    write_results(chosen.output, numbers, lambda: draw(nets, runs), saved, fields)
+    common.write_results(chosen.output, numbers, lambda: draw(nets, runs), saved, fields)
     return numbers
 
 

@@ -22,6 +22,13 @@ from firedrake import COMM_WORLD, Function, VTKFile
 import femnn
 from femnn.parallel import from_rank_zero, on_rank_zero
 
+RUNS = {
+    "kappa_error": ("kappa error", ".2%"),
+    "loss": ("loss", ".3e"),
+    "iterations": ("iterations", "d"),
+    "seconds": ("seconds", ".1f"),
+}
+
 plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 130})
 
 
@@ -74,7 +81,7 @@ def numbers_of(result: femnn.FitResult) -> dict:
     }
 
 
-def show(title: str, rows: dict[str, dict], columns: dict[str, tuple[str, str]]) -> None:
+def show(title: str, rows: dict[str, dict], columns: dict[str, tuple[str, str]] = RUNS) -> None:
     """Print a table on rank 0; columns map a key to its heading and format."""
     width = max(len(name) for name in rows)
     lines = [title, " " * width + "".join(f"{head:>16}" for head, _ in columns.values())]

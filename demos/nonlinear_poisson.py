@@ -14,26 +14,12 @@ deviation of ``s^2 / 2``, which is the expected misfit of the true law.  Nothing
 data and s enters the training.
 """
 
+import common
+import matplotlib.pyplot as plt
 import numpy as np
-from common import (
-    Stopwatch,
-    at_least,
-    numbers_of,
-    options,
-    plt,
-    relative_difference,
-    show,
-    values_at,
-    write_results,
-)
+from common import relative_difference, values_at
 from firedrake import *
-from firedrake.adjoint import (
-    Control,
-    ReducedFunctional,
-    continue_annotation,
-    get_working_tape,
-    pause_annotation,
-)
+from firedrake.adjoint import *
 
 import femnn
 from femnn.parallel import from_rank_zero
@@ -78,21 +64,26 @@ def on_stations(mesh, stations: np.ndarray, values: np.ndarray) -> Function:
     return assemble(interpolate(ordered, FunctionSpace(points, "DG", 0)))
 
 
-def recover(data: Function, spread: float, u: Function, seed: int, iterations: int) -> tuple:
+def recover(values: np.ndarray, spread: float, data: Function, u: Function, chosen) -> tuple:
     """Train a network for kappa(u); u becomes the model's solution."""
-    visited = data_range(data)
-    net = femnn.MLP(1, 20, 20, 1, output="softplus", input_range=visited, init="normal", seed=seed)
+    net = femnn.MLP(
+        *(1, 20, 20, 1),
+        output="softplus",
+        input_range=(values.min(), values.max()),
+        init="normal",
+        seed=chosen.seed,
+    )
     kappa = femnn.NeuralCoefficient(net, u)
     form, bc = residual(u, kappa)
     get_working_tape().clear_tape()
     continue_annotation()
     femnn.solve(form == 0, u, bcs=bc)
     at_stations = assemble(interpolate(u, data.function_space()))
-    J = assemble(0.5 / data.function_space().dim() * (at_stations - data) ** 2 * dx)
+    J = assemble(0.5 / len(values) * (at_stations - data) ** 2 * dx)
     Jhat = ReducedFunctional(J, Control(kappa.weights))
     pause_annotation()
-    target = noise_misfit(spread, data.function_space().dim()) if spread else None
-    result = femnn.fit(Jhat, maxiter=iterations, target=target, options={"maxcor": 60})
+    target = noise_misfit(spread, len(values)) if spread else None
+    result = femnn.fit(Jhat, maxiter=chosen.iterations, target=target, options={"maxcor": 60})
     femnn.solve(form == 0, u, bcs=bc)
     return net, result
 
@@ -100,12 +91,6 @@ def recover(data: Function, spread: float, u: Function, seed: int, iterations: i
 def noise_misfit(spread: float, stations: int) -> float:
     """The expected misfit of the noise alone, and one standard deviation more."""
     return 0.5 * spread**2 * (1 + (2 / stations) ** 0.5)
-
-
-def data_range(data: Function) -> tuple[float, float]:
-    """The least and the greatest value of the data."""
-    with data.dat.vec_ro as values:
-        return values.min()[1], values.max()[1]
 
 
 def law_on_nodes(net, u: Function, name: str) -> Function:
@@ -123,19 +108,23 @@ def draw(exact: np.ndarray, nets: dict, runs: dict[str, dict]) -> plt.Figure:
     law.plot(u, truth(u), "k", linewidth=3, alpha=0.5, label="truth")
     for (name, net), style in zip(nets.items(), ("C0", "C1--"), strict=True):
         error = 100 * runs[name]["kappa_error"]
-        law.plot(u, values_at(net, u[:, None]), style, label=f"learned, {name}: {error:.2g} % off")
+        label = f"learned, {name}: error {error:.2g} %"
+        law.plot(u, values_at(net, u[:, None]), style, label=label)
     law.axvspan(lower, upper, color="C2", alpha=0.12, zorder=0, label="range of u in the data")
     law.set(xlabel="u (dimensionless)", ylabel=r"$\kappa(u)$ (dimensionless)", ylim=(-0.4, 1.6))
+    law.set_yticks(np.arange(0, 1.3, 0.2))
     counts = law.twinx()
     counts.hist(exact, bins=40, color="C2", alpha=0.45)
-    counts.set(ylabel="stations per bin", ylim=(0, 5 * np.histogram(exact, 40)[0].max()))
+    highest = np.histogram(exact, 40)[0].max()
+    counts.set(ylim=(0, 5 * highest), yticks=[0, highest])
+    counts.set_ylabel("stations per bin", loc="bottom")
     counts.grid(False)
     law.legend(loc="upper left")
     for (name, run), style in zip(runs.items(), ("C0", "C1--"), strict=True):
         misfit.semilogy(run["history"], style, label=name)
         if run["spread"]:
             level = noise_misfit(run["spread"], len(exact))
-            misfit.axhline(level, color="C1", alpha=0.4, label="misfit of the noise")
+            misfit.axhline(level, color="C1", alpha=0.4, label="noise level: training ends")
     misfit.set(xlabel="L-BFGS iteration", ylabel="misfit J (dimensionless)")
     misfit.legend()
     return figure
@@ -143,9 +132,9 @@ def draw(exact: np.ndarray, nets: dict, runs: dict[str, dict]) -> plt.Figure:
 
 def main(argv: list[str] | None = None) -> dict:
     """Run the demo; returns the numbers that it writes."""
-    watch = Stopwatch()
-    parser = options(__doc__.splitlines()[0], "output/nonlinear_poisson", 24, 300, 0)
-    parser.add_argument("--stations", type=at_least(2), default=2500, help="points observed")
+    watch = common.Stopwatch()
+    parser = common.options(__doc__.splitlines()[0], "output/nonlinear_poisson", 24, 300, 0)
+    parser.add_argument("--stations", type=common.at_least(2), default=2500, help="points observed")
     chosen = parser.parse_args(argv)
     random = np.random.default_rng(chosen.seed)
     stations = random.uniform(0.0, 1.0, (chosen.stations, 2))
@@ -156,24 +145,19 @@ def main(argv: list[str] | None = None) -> dict:
     nets, runs, fields = {}, {}, []
     for name, level in {"no noise": 0.0, "1 % noise": NOISE}.items():
         spread = level * exact.max()
-        data = on_stations(mesh, stations, exact + spread * noise)
+        values = exact + spread * noise
+        data = on_stations(mesh, stations, values)
         u = Function(FunctionSpace(mesh, "P", 2), name=f"u {name}")
-        nets[name], result = recover(data, spread, u, chosen.seed, chosen.iterations)
+        nets[name], result = recover(values, spread, data, u, chosen)
         error = relative_difference(values_at(nets[name], visited[:, None]), truth(visited))
-        runs[name] = {"kappa_error": error, "spread": spread, **numbers_of(result)}
+        runs[name] = {"kappa_error": error, "spread": spread, **common.numbers_of(result)}
         fields += [u, law_on_nodes(nets[name], u, f"kappa {name}")]
     sizes = {"cells": chosen.cells, "stations": chosen.stations, "seed": chosen.seed}
     numbers = {**sizes, "u_range": [float(exact.min()), float(exact.max())]}
     numbers |= {"runs": runs, "seconds": watch.seconds()}
-    columns = {
-        "kappa_error": ("kappa error", ".3%"),
-        "loss": ("misfit", ".3e"),
-        "iterations": ("iterations", "d"),
-        "seconds": ("seconds", ".1f"),
-    }
-    show("kappa(u), relative L2 error over the range of u in the data:", runs, columns)
+    common.show("kappa(u), relative L2 error over the range of u in the data:", runs)
     saved = dict(zip(("network", "network_noise"), nets.values(), strict=True))
-    write_results(chosen.output, numbers, lambda: draw(exact, nets, runs), saved, fields)
+    common.write_results(chosen.output, numbers, lambda: draw(exact, nets, runs), saved, fields)
     return numbers
 
 

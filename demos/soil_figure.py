@@ -74,8 +74,9 @@ def _draw_series(axis, record: Record, half: int, rows: dict, step: int, depth: 
         at = days[np.minimum(np.arange(len(modelled)) * step, len(days) - 1)]
         rmse = rows[name]["judged_by_depth"][column - 1]
         axis.plot(at, modelled, color=style, lw=1, label=f"{name}: {rmse:.2f} °C")
-    axis.set_ylabel(f"{100 * depth:.0f} cm, °C")
-    axis.legend(loc="upper right", ncols=3, fontsize=8)
+    axis.set_ylabel("°C")
+    axis.set_title(f"{100 * depth:.0f} cm, second half of the record", loc="left", fontsize=10)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, fontsize=8, frameon=False)
 
 
 def _nearest(record: Record, depth: float) -> int:

@@ -83,9 +83,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict:
     args, watch = parse(argv), Stopwatch()
     study = Study(read_record(args.data), args.step, args.final_step)
-    print(
-        f"{len(study.record)} days from {study.record.first_day}. {study.record.gaps}", flush=True
-    )
+    record = study.record
+    print(f"{len(record)} days from {record.first_day}. {record.gaps}", flush=True)
 
     choice, held_back = choose(study, args)
     rows = {
@@ -97,16 +96,14 @@ def main(argv: list[str] | None = None) -> dict:
             "hand-made law, water": HandLaws(by_depth=True, freezing=True, with_water=True),
         }.items()
     }
-    how = (choice["iterations"], choice["penalty"])
-    rows["networks, no water"] = fit(
-        study, "networks, no water", NetworkLaws(False, args.seed), *how
-    )
-    rows["networks"] = fit(study, "networks", NetworkLaws(True, args.seed), *how)
+    for name, with_water in (("networks, no water", False), ("networks", True)):
+        laws = NetworkLaws(with_water, args.seed)
+        rows[name] = fit(study, name, laws, choice["iterations"], choice["penalty"])
     rows["networks, 2nd winter only"] = judge(study, held_back, None)
 
     numbers = {
         "note": " ".join(__doc__.split("\n\n")[-1].split()),
-        "gaps": study.record.gaps,
+        "gaps": record.gaps,
         "choice": choice,
         "rmse": {n: {k: v for k, v in r.items() if k not in LARGE} for n, r in rows.items()},
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
@@ -118,7 +115,7 @@ def main(argv: list[str] | None = None) -> dict:
     write_results(
         args.output,
         numbers,
-        lambda: draw(study.record, study.half, rows, args.final_step),
+        lambda: draw(record, study.half, rows, args.final_step),
         {"networks": best["laws"], "hand_made": hand["laws"]},
         fields_of_coldest_day(best["soil"], best["modelled"]),
     )
@@ -137,18 +134,19 @@ def choose(study: Study, args: argparse.Namespace) -> tuple[dict, Laws]:
         first = study.fitting([study.winters[0]] * len(LOG_WATER))
         held_back = study.soil(trial, first, list(LOG_WATER))
 
-        def look(step, weights, penalty=penalty, held_back=held_back):
+        def score(weights, iterations, penalty=penalty, held_back=held_back):
+            held_back.weights.assign(weights)
+            error, water = lowest(held_back.errors())
+            tried.append((error, iterations, penalty, water, weights))
+
+        def look(step, weights, score=score):
             if step.iteration and step.iteration % EVERY == 0:
-                held_back.weights.assign(weights)
-                error, water = lowest(held_back.errors())
-                tried.append((error, step.iteration, penalty, water, weights))
+                score(weights, step.iteration)
 
         soil = study.soil(laws, study.fitting([study.winters[1]]), [0.0])
         result = train(soil.record(penalty), args.iterations, look)
-        if not tried or tried[-1][1:3] != (result.iterations, penalty):
-            last = result.history[-1]
-            look(femnn.training.Step(EVERY, 0, last.loss, 0.0, 0.0), result.weights)
-            tried[-1] = (tried[-1][0], result.iterations, *tried[-1][2:])
+        if result.iterations % EVERY:
+            score(result.weights, result.iterations)
         print(f"penalty {penalty:g}: {result}", flush=True)
     error, iterations, penalty, water, weights = min(tried, key=lambda t: t[0])
     soil.weights.assign(weights)

@@ -102,7 +102,7 @@ class HandLaws(Laws):
         if len(self.log_k) == 1:
             return self.log_k + 0 * z
         knots = torch.tensor(self.knots, dtype=DTYPE)
-        left = torch.clamp(torch.bucketize(z, knots) - 1, 0, len(knots) - 2)
+        left = torch.clamp(torch.bucketize(z.detach().contiguous(), knots) - 1, 0, len(knots) - 2)
         part = (z - knots[left]) / (knots[left + 1] - knots[left])
         return self.log_k[left] * (1 - part) + self.log_k[left + 1] * part
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from femnn.coefficient import NeuralCoefficient
-    from femnn.forms import assemble
+    from femnn.functionals import assemble
     from femnn.networks import MLP, Gradient, InputScaling
     from femnn.solving import NeuralVariationalProblem, NeuralVariationalSolver, solve
     from femnn.storage import load, save
@@ -38,7 +38,7 @@ __all__ = [
 
 _MODULES = {
     "coefficient": ("NeuralCoefficient",),
-    "forms": ("assemble",),
+    "functionals": ("assemble",),
     "networks": ("MLP", "Gradient", "InputScaling"),
     "solving": ("NeuralVariationalProblem", "NeuralVariationalSolver", "solve"),
     "storage": ("load", "save"),

@@ -13,6 +13,7 @@ from firedrake import dmhooks
 from firedrake.assemble import get_assembler
 from firedrake.petsc import PETSc
 
+from femnn.cotangents import zero_cotangent
 from femnn.forms import constant_derivative, total_derivative
 from femnn.parallel import sum_over_ranks
 from femnn.quadrature import rows
@@ -46,7 +47,7 @@ class Linearisation:
         self._incoming = fd.Cofunction(space.dual())
         (test,) = solver.residual.arguments()
         self._weighted = ufl.replace(-solver.residual, {test: self.adjoint_state})
-        self._assemblers: dict[Any, Callable[[], Any] | None] = {}
+        self._assemblers: dict[Any, Callable[..., Any] | None] = {}
         self._explicit: fd.LinearVariationalSolver | None = None
         needs_own = solver.adjoint_solver_parameters is not None or solver.problem.J is not None
         self._transposed = not needs_own
@@ -82,8 +83,8 @@ class Linearisation:
         if isinstance(dependency, fd.Constant):
             return self._constant_gradient(dependency)
         assemble = self._kept(dependency, self._field_form(dependency))
-        space = dependency.function_space().dual()
-        return fd.Cofunction(space) if assemble is None else assemble()
+        cotangent = zero_cotangent(dependency.function_space())
+        return cotangent if assemble is None else assemble(tensor=cotangent)
 
     def _solve_transposed(self) -> None:
         inner, ksp = self.solver.inner, self.solver.snes.getKSP()
@@ -167,7 +168,7 @@ class Linearisation:
         test = fd.TestFunction(copy.function_space())
         return partial(total_derivative, self._weighted, copy, test, networks)
 
-    def _kept(self, key: Any, make_form: Callable[[], ufl.Form]) -> Callable[[], Any] | None:
+    def _kept(self, key: Any, make_form: Callable[[], ufl.Form]) -> Callable[..., Any] | None:
         """An assembler of a form, made at the first call; ``None`` where the form is zero."""
         if key not in self._assemblers:
             form = ufl.algorithms.expand_derivatives(make_form())

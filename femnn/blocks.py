@@ -10,6 +10,7 @@ import ufl
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint import Block
 
+from femnn.cotangents import zero_cotangent
 from femnn.parallel import sum_over_ranks
 from femnn.quadrature import expression_derivative, fill, rows
 from femnn.weights import Weights
@@ -80,8 +81,9 @@ class EvaluationBlock(Block):
         test = fd.TestFunction(copy.function_space())
         change = expression_derivative(coefficient.points.operands, copy, test)
         if isinstance(change, ufl.constantvalue.Zero):
-            return fd.Cofunction(copy.function_space().dual())
-        return fd.assemble(fd.interpolate(change, on_operands))
+            return zero_cotangent(copy.function_space())
+        cotangent = zero_cotangent(copy.function_space())
+        return fd.assemble(fd.interpolate(change, on_operands), tensor=cotangent)
 
 
 class SolveBlock(Block):

@@ -60,7 +60,9 @@ class PointEvaluator:
             )
         self.net = net
         self.n_inputs = n_inputs
-        self.chunk_size = int(chunk_size or DEFAULT_CHUNK)
+        self.chunk_size = DEFAULT_CHUNK if chunk_size is None else int(chunk_size)
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size}: wanted a positive number of points.")
         self.parameters = ParameterVector(net.parameters())
         self.sweeps = {"value": 0, "derivative": 0, "vjp": 0}
         self.n_outputs = self._probe()
@@ -138,7 +140,7 @@ class PointEvaluator:
         with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
             for rows, points in self._chunks(x):
                 outputs = self.net(points)
-                if not outputs.requires_grad:
+                if not (tensors and outputs.requires_grad):
                     break
                 seed = self._to_torch(cotangent[rows])
                 grads = torch.autograd.grad(outputs, tensors, seed, allow_unused=True)
@@ -165,7 +167,6 @@ class PointEvaluator:
         try:
             with torch.no_grad():
                 outputs = self.net(self._to_torch(points))
-                alone = [self.net(self._to_torch(points[i : i + 1])) for i in range(3)]
         except (RuntimeError, IndexError, ValueError) as error:
             raise ValueError(
                 f"the network {name} does not take the {self.n_inputs} inputs that the operands "
@@ -178,15 +179,23 @@ class PointEvaluator:
                 f"the network {name} returned {got} for 3 points: it must return a tensor of "
                 "shape (points, outputs)."
             )
-        tolerance = 1e-3 if self.parameters.dtype != torch.float64 else 1e-8
-        finite = bool(torch.isfinite(outputs).all())
-        if finite and not torch.allclose(outputs, torch.cat(alone), rtol=tolerance, atol=tolerance):
+        if bool(torch.isfinite(outputs).all()) and not self._is_pointwise(points, outputs):
             raise ValueError(
                 f"the network {name} gives a point another value when other points are in the "
                 "batch: layers such as batch normalisation or dropout must be in evaluation mode "
                 "(net.eval()), or left out."
             )
         return outputs.shape[1]
+
+    def _is_pointwise(self, points: np.ndarray, outputs: Tensor) -> bool:
+        """Whether each point, alone, has the value that it has among the others."""
+        tolerance = 1e-3 if self.parameters.dtype != torch.float64 else 1e-8
+        try:
+            with torch.no_grad():
+                alone = torch.cat([self.net(self._to_torch(p[None])) for p in points])
+        except (RuntimeError, ValueError):  # batch normalisation refuses a single point
+            return False
+        return torch.allclose(outputs, alone, rtol=tolerance, atol=tolerance)
 
 
 def _input_derivatives(outputs: Tensor, points: Tensor) -> Iterator[Tensor]:

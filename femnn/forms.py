@@ -145,31 +145,3 @@ def _along(form: ufl.Form, network: Implicit, change: Any) -> ufl.Form:
 
 def _without_variables(expression: Any) -> Any:
     return strip_variables(apply_derivatives(apply_algebra_lowering(expression)))
-
-
-def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
-    """Firedrake's ``assemble`` for forms with neural coefficients.  Collective.
-
-    Evaluates the coefficients where their operands or weights have changed, and gives the
-    measures their quadrature degree.  Recorded on the tape like Firedrake's own.
-
-    Parameters
-    ----------
-    form
-        A form; arguments and keywords as for :func:`firedrake.assemble`.
-
-    Returns
-    -------
-    float, Cofunction, Function or Matrix
-        As Firedrake's.
-
-    Raises
-    ------
-    ValueError
-        If a measure's degree differs from a coefficient's.
-    """
-    if isinstance(form, ufl.Form):
-        form = with_degrees(form)
-        for coefficient in neural_coefficients(form):
-            coefficient.update()
-    return fd.assemble(form, *args, **kwargs)

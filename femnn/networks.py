@@ -215,7 +215,11 @@ class Gradient(nn.Module):
                     f"Gradient: the module must have one output, it gave {tuple(y.shape)} "
                     f"for input {tuple(x.shape)}."
                 )
-            (slope,) = torch.autograd.grad(y.sum(), x, create_graph=keep_graph)
+            if not y.requires_grad:
+                return torch.zeros_like(x)
+            (slope,) = torch.autograd.grad(
+                y.sum(), x, create_graph=keep_graph, materialize_grads=True
+            )
         return slope
 
 

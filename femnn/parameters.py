@@ -64,7 +64,7 @@ class ParameterVector:
         The parameters' storage is exchanged, not copied.  ``trainable=False`` keeps torch
         from recording what only the weights' gradient would need.
         """
-        own = [p.data for p in self.tensors]
+        own = [(p.data, p.requires_grad) for p in self.tensors]
         try:
             if vector is not None:
                 for p, values in zip(self.tensors, self._cached_split(vector), strict=True):
@@ -73,9 +73,9 @@ class ParameterVector:
                 p.requires_grad_(trainable)
             yield list(self.tensors)
         finally:
-            for p, data in zip(self.tensors, own, strict=True):
+            for p, (data, requires_grad) in zip(self.tensors, own, strict=True):
                 p.data = data
-                p.requires_grad_(True)
+                p.requires_grad_(requires_grad)
 
     def _split(self, vector: np.ndarray) -> list[Tensor]:
         vector = np.asarray(vector, dtype=float)

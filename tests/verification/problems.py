@@ -80,7 +80,7 @@ def time_loop(comm=MPI.COMM_WORLD):
         g.assign(0.5 * g + 0.1)
         solver.solve()
         un.assign(u)
-        J += assemble((u - x * y) ** 2 * dx)
+        J += femnn.assemble((u - x * y) ** 2 * dx)
     return J, [diffusivity.weights, source.weights, u0]
 
 
@@ -103,7 +103,7 @@ def several_coefficients(comm=MPI.COMM_WORLD):
     bcs = [DirichletBC(W.sub(0), inflow, 1), DirichletBC(W.sub(0), 0, (3, 4))]
     femnn.solve(F == 0, w, bcs, solver_parameters=TIGHT)
     u, p = split(w)
-    return assemble(inner(u, u) * dx + p * x * dx), [viscosity.weights, force.weights, inflow]
+    return femnn.assemble(inner(u, u) * dx + p * x * dx), [viscosity.weights, force.weights, inflow]
 
 
 def _near(value):
