@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> dict:
     for name, with_water in (("networks, no water", False), ("networks", True)):
         laws = NetworkLaws(with_water, args.seed)
         rows[name] = fit(study, name, laws, choice["iterations"], choice["penalty"])
-    rows["networks, 2nd winter only"] = judge(study, held_back, None)
+    rows["networks, 2nd winter only"] = judge(study, held_back, first_wet=0.0)
 
     numbers = {
         "note": " ".join(__doc__.split("\n\n")[-1].split()),
@@ -186,25 +186,24 @@ def fit(study: Study, name: str, laws: Laws, iterations: int, penalty: float = 0
     soil = study.soil(laws, study.fitting(study.winters), [1.0, 0.0])
     result = train(soil.record(penalty), iterations)
     print(f"{name}: {result}", flush=True)
-    return judge(study, laws, result)
+    return judge(study, laws) | {"fit": numbers_of(result)}
 
 
-def judge(study: Study, laws: Laws, result: femnn.FitResult | None) -> dict:
+def judge(study: Study, laws: Laws, first_wet: float = 1.0) -> dict:
     """Errors of laws on both winters and the second half, all with the same steps."""
     winters = cut_runs(study.record, study.winters, study.half // 2, study.final_step)
-    fitted = rms(study.soil(laws, winters, [1.0, 0.0]).errors(), (0, 2))
+    fitted = rms(study.soil(laws, winters, [first_wet, 0.0]).errors(), (0, 2))
     soil = study.soil(laws, study.judging(), [0.0])
     modelled = soil.simulate()
     errors = (modelled - soil.runs.measured)[1:, :, 1:-1]
-    has_water = laws.omega is not None and result is not None
+    log_water = 0.0 if laws.omega is None else float(laws.omega) * first_wet
     return {
         "weights": sum(p.numel() for p in laws.parameters()),
-        "first": float(fitted[0]) if result else float("nan"),
+        "first": float(fitted[0]),
         "second": float(fitted[1]),
         "judged": float(rms(errors, None)),
         "judged_by_depth": rms(errors, (0, 1)).tolist(),
-        "water": float(laws.omega.detach().exp()) if has_water else 1.0,
-        "fit": numbers_of(result) if result else None,
+        "water": float(np.exp(log_water)),
         "laws": laws,
         "soil": soil,
         "modelled": modelled[:, 0],

@@ -77,7 +77,7 @@ class NeuralCoefficient(fd.Function):
     -----
     The values (``kappa.dat``) are rank-local, one row for each quadrature point of a cell
     that the rank owns.  They are as of the last solve, :func:`femnn.assemble` or
-    :meth:`update`.
+    :meth:`update`; using them after weights or operands have changed is an error.
 
     References
     ----------
@@ -129,6 +129,20 @@ class NeuralCoefficient(fd.Function):
         )
 
     @property
+    def dat(self) -> Any:
+        """The values' data; an error where weights or operands have changed since."""
+        self._check_present()
+        return self.topological.dat
+
+    def _check_present(self) -> None:
+        if self._state != self._present_state():
+            raise RuntimeError(
+                f"the values of {self.name()} are out of date: its weights or operands have "
+                "changed since it was evaluated. Use femnn.assemble and femnn.solve for forms "
+                "with neural coefficients, or call update() on the coefficient first."
+            )
+
+    @property
     def mesh(self) -> Any:
         """The mesh on whose cells the network is evaluated."""
         return self.function_space().mesh()
@@ -166,14 +180,14 @@ class NeuralCoefficient(fd.Function):
             points = self.points
             self.mirrors.load()
             self.weights.check(self.weights.vector)
-            fill(self, self.evaluator.value(points.interpolate()))
+            fill(self.topological, self.evaluator.value(points.interpolate()))
             self.__dict__["_state"] = state
         return self
 
     @no_annotations
     def set_values(self, values: fd.Function) -> None:
         """Take values that a solver has computed at the operands' present values."""
-        self.dat.data_wo[...] = values.dat.data_ro
+        self.topological.dat.data_wo[...] = values.dat.data_ro
         self.__dict__["_state"] = self._present_state()
 
     def grad(self) -> Any:
@@ -233,13 +247,7 @@ class NeuralCoefficient(fd.Function):
 
     def _ad_will_add_as_dependency(self) -> None:
         """Record the evaluation on the tape, unless the tape has it already."""
-        if self._state != self._present_state():
-            raise RuntimeError(
-                f"{self.name()} is used with values that are out of date: its weights or operands "
-                "have changed since it was evaluated, so the tape would record a wrong value. "
-                "Use femnn.assemble and femnn.solve for forms with neural coefficients, or call "
-                "update() on the coefficient first."
-            )
+        self._check_present()
         sources = [self.weights, *self.dependencies]
         if not self._is_recorded([s.block_variable for s in sources]):
             super()._ad_will_add_as_dependency()

@@ -80,7 +80,8 @@ def save(
     ValueError
         If a parameter is NaN or infinite.
     """
-    state = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
+    # Copies: safetensors refuses tensors that share memory, as those of a layer used twice.
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
     bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise ValueError(
@@ -128,9 +129,11 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
         raise FileNotFoundError(f"load: there is no file {path}. Give the path that save() got.")
     header, state = _read(path)
     net = into if into is not None else _rebuild(header, path)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
+        net.load_state_dict(before)  # torch has filled the parts that fit
         raise ValueError(
             f"load: the file {path} holds a {header['class']} that does not fit the module "
             f"{type(net).__name__}: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -216,7 +217,11 @@ class _Loss:
         self._best: _Point | None = None
         self._last: _Point | None = None
         shown = progress and self.comm.rank == 0
-        self._bar = tqdm(desc="fit", unit="it", disable=not shown, dynamic_ncols=True)
+        # A terminal is refreshed often, a log file seldom.
+        interval = 0.2 if sys.stderr.isatty() else 20.0
+        self._bar = tqdm(
+            desc="fit", unit="it", disable=not shown, dynamic_ncols=True, mininterval=interval
+        )
 
     @property
     def last(self) -> _Point:
@@ -338,11 +343,12 @@ class _Loss:
         return np.split(weights, np.cumsum(self.sizes)[:-1])
 
     def _show(self, step: Step) -> None:
-        self._bar.update(1 if step.iteration else 0)
         self._bar.set_postfix_str(
             f"loss {step.loss:.4e}, |gradient| {step.gradient_norm:.2e}, "
-            f"{step.evaluations} evaluations"
+            f"{step.evaluations} evaluations",
+            refresh=False,
         )
+        self._bar.update(1 if step.iteration else 0)
 
 
 def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
