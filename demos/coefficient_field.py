@@ -101,7 +101,7 @@ def draw(nets: dict, runs: dict[str, dict]) -> plt.Figure:
         axis.set(xlabel="x", ylabel="y", aspect="equal")
         axis.grid(False)
     for name, run in runs.items():
-        axes[1, 0].semilogy(run["history"], label=name)
+        axes[1, 0].loglog(range(1, len(run["history"])), run["history"][1:], label=name)
     axes[1, 0].set(xlabel="L-BFGS iteration", ylabel="loss J", title="training")
     axes[1, 0].legend()
     return figure

@@ -12,7 +12,7 @@ from pyadjoint import Block
 
 from femnn.cotangents import zero_cotangent
 from femnn.parallel import sum_over_ranks
-from femnn.quadrature import expression_derivative, fill, rows
+from femnn.quadrature import entry_derivative, expression_derivative, fill, rows
 from femnn.weights import Weights
 
 if TYPE_CHECKING:
@@ -74,16 +74,23 @@ class EvaluationBlock(Block):
             return Weights(vector=sum_over_ranks(coefficient.mesh.comm, local))
         copy = coefficient.mirrors.copies[block_variable.output]
         if isinstance(copy, fd.Constant):
-            raise NotImplementedError(
-                f"the gradient with respect to the Constant {copy.name} through the operands of "
-                f"{coefficient.name()}: use a Function on the 'R' space, or the unknown's solve."
-            )
+            return self._constant_gradient(copy, on_operands)
         test = fd.TestFunction(copy.function_space())
         change = expression_derivative(coefficient.points.operands, copy, test)
         if isinstance(change, ufl.constantvalue.Zero):
             return zero_cotangent(copy.function_space())
         cotangent = zero_cotangent(copy.function_space())
         return fd.assemble(fd.interpolate(change, on_operands), tensor=cotangent)
+
+    def _constant_gradient(self, copy: fd.Constant, on_operands: fd.Cofunction) -> np.ndarray:
+        operands = self.coefficient.points.operands
+        local = np.zeros(copy.ufl_shape)
+        for index in np.ndindex(copy.ufl_shape):
+            change = entry_derivative(operands, copy, index)
+            if not isinstance(change, ufl.constantvalue.Zero):
+                at_points = fd.assemble(fd.interpolate(change, self.coefficient.points.space))
+                local[index] = np.vdot(rows(at_points), rows(on_operands))
+        return sum_over_ranks(self.coefficient.mesh.comm, local)
 
 
 class SolveBlock(Block):

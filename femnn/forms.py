@@ -9,12 +9,9 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
-from ufl.algorithms import strip_variables
-from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
-from ufl.algorithms.apply_derivatives import apply_derivatives
 
 from femnn.coefficient import neural_coefficients
-from femnn.quadrature import expression_derivative
+from femnn.quadrature import entry_derivative, expression_derivative
 
 
 def with_degrees(form: ufl.Form) -> ufl.Form:
@@ -118,21 +115,9 @@ def constant_derivative(
     form: ufl.Form, constant: fd.Constant, index: tuple[int, ...], implicit: Sequence[Implicit]
 ) -> ufl.Form:
     """D form / d (one entry of a Constant), with the networks seen as functions of it."""
-    entry = ufl.variable(constant[index] if index else constant)
-    if index:
-        entries = np.empty(constant.ufl_shape, dtype=object)
-        for i in np.ndindex(constant.ufl_shape):
-            entries[i] = entry if i == index else constant[i]
-        substitute = ufl.as_tensor(entries.tolist())
-    else:
-        substitute = entry
-
-    def differentiate(expression: Any) -> Any:
-        return ufl.diff(ufl.replace(expression, {constant: substitute}), entry)
-
-    derivative = _without_variables(differentiate(form))
+    derivative = entry_derivative(form, constant, index)
     for network in implicit:
-        change = _without_variables(differentiate(network.operands))
+        change = entry_derivative(network.operands, constant, index)
         derivative = derivative + _along(form, network, change)
     return derivative
 
@@ -141,7 +126,3 @@ def _along(form: ufl.Form, network: Implicit, change: Any) -> ufl.Form:
     if isinstance(change, ufl.constantvalue.Zero):
         return ufl.Form([])
     return fd.derivative(form, network.value, network.variation(change))
-
-
-def _without_variables(expression: Any) -> Any:
-    return strip_variables(apply_derivatives(apply_algebra_lowering(expression)))

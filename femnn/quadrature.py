@@ -10,7 +10,7 @@ import numpy as np
 import ufl
 from finat.ufl import FiniteElement, TensorElement, VectorElement
 from pyadjoint.tape import no_annotations
-from ufl.algorithms import extract_coefficients
+from ufl.algorithms import extract_coefficients, strip_variables
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
 
@@ -55,6 +55,17 @@ def expression_derivative(expression: Any, u: Any, direction: Any) -> Any:
     """The Gateaux derivative of an expression, with all derivatives carried out."""
     derivative = ufl.derivative(expression, u, direction)
     return apply_derivatives(apply_algebra_lowering(derivative))
+
+
+def entry_derivative(expression: Any, constant: fd.Constant, index: tuple[int, ...]) -> Any:
+    """The derivative of an expression or form with respect to one entry of a Constant."""
+    entry = ufl.variable(constant[index] if index else constant)
+    entries = np.empty(constant.ufl_shape, dtype=object)
+    for i in np.ndindex(constant.ufl_shape):
+        entries[i] = entry if i == index else constant[i]
+    substitute = ufl.as_tensor(entries.tolist()) if index else entry
+    derivative = ufl.diff(ufl.replace(expression, {constant: substitute}), entry)
+    return strip_variables(apply_derivatives(apply_algebra_lowering(derivative)))
 
 
 class NetworkAtPoints:

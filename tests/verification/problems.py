@@ -47,6 +47,17 @@ def kappa_of_x(comm=MPI.COMM_WORLD):
     return femnn.assemble((u - x) ** 2 * dx + penalty * dx), [kappa.weights, f]
 
 
+def source_of_a_constant(comm=MPI.COMM_WORLD):
+    """A source that is known before the solve and depends on a Constant."""
+    mesh, V, u, v = _square(comm)
+    x, y = SpatialCoordinate(mesh)
+    c = Constant(0.7, name="c")
+    source = femnn.NeuralCoefficient(femnn.MLP(2, 10, 1, seed=1), c * x, y**2)
+    F = inner(grad(u), grad(v)) * dx - source * c * v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"), solver_parameters=TIGHT)
+    return femnn.assemble((u - c * x) ** 2 * dx), [source.weights, c]
+
+
 def kappa_of_u_and_gradient(comm=MPI.COMM_WORLD):
     """kappa(u, grad u, m) on P2, which stands in the functional as well."""
     mesh, V, u, v = _square(comm, degree=2, n=5)

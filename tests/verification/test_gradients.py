@@ -13,6 +13,7 @@ CASES = [
     (problems.kappa_of_u, "constant", 3),
     (problems.kappa_of_x, "weights", 0),
     (problems.kappa_of_x, "source", 1),
+    (problems.source_of_a_constant, "constant", 1),
     (problems.kappa_of_u_and_gradient, "weights", 0),
     (problems.kappa_of_u_and_gradient, "operand", 1),
     (problems.time_loop, "implicit", 0),
