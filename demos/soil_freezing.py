@@ -34,10 +34,11 @@ import femnn
 EVERY = 10  # iterations between two looks at the held-back winter
 LOG_WATER = np.linspace(-0.5, 1.25, 8)  # tried for the held-back winter
 COLUMNS = {
-    "weights": ("numbers fitted", "d"),
+    "weights": ("weights", "d"),
     "first": ("first winter", ".3f"),
     "second": ("second winter", ".3f"),
     "judged": ("second half", ".3f"),
+    "judged_mean_water": ("with mean w", ".3f"),
     "water": ("w, 1st winter", ".2f"),
 }
 
@@ -59,7 +60,8 @@ class Study:
         return cut_runs(self.record, rows, self.half // 2, self.step)
 
     def judging(self) -> Runs:
-        return cut_runs(self.record, [self.half], len(self.record) - self.half, self.final_step)
+        rows = [self.half, self.half]
+        return cut_runs(self.record, rows, len(self.record) - self.half, self.final_step)
 
     def soil(self, laws: Laws, runs: Runs, wet: list[float]) -> Soil:
         return Soil(laws, runs, self.record.depths, wet)
@@ -193,24 +195,28 @@ def judge(study: Study, laws: Laws, first_wet: float = 1.0) -> dict:
     """Errors of laws on both winters and the second half, all with the same steps."""
     winters = cut_runs(study.record, study.winters, study.half // 2, study.final_step)
     fitted = rms(study.soil(laws, winters, [first_wet, 0.0]).errors(), (0, 2))
-    soil = study.soil(laws, study.judging(), [0.0])
+    omega = 0.0 if laws.omega is None else laws.omega.item()
+    water = float(np.exp(omega * first_wet))
+    mean = float(np.log((water + 1) / 2) / omega) if omega else 0.0
+    soil = study.soil(laws, study.judging(), [0.0, mean])
     modelled = soil.simulate()
     errors = (modelled - soil.runs.measured)[1:, :, 1:-1]
-    log_water = 0.0 if laws.omega is None else float(laws.omega) * first_wet
+    judged = rms(errors, (0, 2))
     return {
         "weights": sum(p.numel() for p in laws.parameters()),
         "first": float(fitted[0]),
         "second": float(fitted[1]),
-        "judged": float(rms(errors, None)),
-        "judged_by_depth": rms(errors, (0, 1)).tolist(),
-        "water": float(np.exp(log_water)),
+        "judged": float(judged[0]),
+        "judged_mean_water": float(judged[1]),
+        "judged_by_depth": rms(errors[:, 0], 0).tolist(),
+        "water": water,
         "laws": laws,
         "soil": soil,
         "modelled": modelled[:, 0],
     }
 
 
-def rms(errors: np.ndarray, axis: tuple[int, ...] | None) -> np.ndarray:
+def rms(errors: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     return np.sqrt(np.nanmean(errors**2, axis=axis))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
-from firedrake.petsc import DEFAULT_KSP_PARAMETERS
+from firedrake.petsc import DEFAULT_KSP_PARAMETERS, PETSc
 from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
 
 from femnn.adjoint import Linearisation
@@ -346,6 +346,11 @@ class NeuralVariationalSolver:
             inner.solve()
         except fd.ConvergenceError as error:
             raise fd.ConvergenceError(f"{error}\n{self._diagnosis()}") from error
+        except PETSc.Error as error:
+            inside = error.__cause__  # what a network or a callback of the user's has raised
+            if inside is None:
+                raise
+            raise inside from inside.__cause__
         if self._keeps_tangent:
             self._matrix_state = self._tangent_state()
         self.refresh()

@@ -289,7 +289,7 @@ class _Loss:
             loss=self._best.loss,
             initial_loss=self.history[0].loss,
             gradient_norm=self._best.gradient_norm,
-            iterations=max(0, self.iterations - 1),
+            iterations=self.history[-1].iteration,
             evaluations=self.evaluations,
             rejected=self.rejected,
             reason=reason,
@@ -352,12 +352,19 @@ class _Loss:
 
 
 def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
-    maxiter = settings["maxiter"]
+    maxiter, ftol = settings["maxiter"], settings["ftol"]
+
+    def accept(weights: np.ndarray) -> None:
+        before = loss.history[-1].loss
+        loss.accept(weights)
+        if ftol > 0 and before - loss.last.loss <= ftol * abs(before):
+            raise _Stop("converged", f"Converged: the loss fell by less than {ftol} of itself.")
+
     chosen = {
         "maxiter": maxiter,
         "maxfun": 10 * maxiter,
         "gtol": settings["gtol"],
-        "ftol": settings["ftol"],
+        "ftol": 0.0,  # SciPy's is a fraction of max(loss, 1), whatever the loss's unit
         "maxcor": 20,
         **options,
     }
@@ -366,7 +373,7 @@ def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
         loss.last.weights,
         jac=True,
         method="L-BFGS-B",
-        callback=loss.accept,
+        callback=accept,
         options=chosen,
     )
     text = str(outcome.message)
@@ -382,21 +389,22 @@ def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
 def _adam(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
     weights = torch.nn.Parameter(torch.from_numpy(loss.last.weights.copy()))
     optimiser = torch.optim.Adam([weights], **{"lr": settings["learning_rate"], **options})
-    good = weights.detach().clone()
+    good, rejected = weights.detach().clone(), loss.rejected
     for _ in range(settings["maxiter"]):
-        rejected = loss.rejected
-        _, gradient = loss(weights.detach().numpy())
         if loss.rejected > rejected:
             _halve_step(optimiser, weights, good)
-            continue
-        if np.abs(gradient).max(initial=0.0) <= settings["gtol"]:
-            return "converged", f"Converged: no entry of the gradient exceeds {settings['gtol']}."
-        good = weights.detach().clone()
-        weights.grad = torch.from_numpy(gradient.copy())
-        optimiser.step()
+        else:
+            gradient = loss.last.gradient
+            if np.abs(gradient).max(initial=0.0) <= settings["gtol"]:
+                small = f"no entry of the gradient exceeds {settings['gtol']}"
+                return "converged", f"Converged: {small}."
+            good = weights.detach().clone()
+            weights.grad = torch.from_numpy(gradient.copy())
+            optimiser.step()
+        rejected = loss.rejected
+        loss(weights.detach().numpy())
         if loss.rejected == rejected:
-            loss.accept(good.numpy())
-    loss(weights.detach().numpy())
+            loss.accept(weights.detach().numpy())
     return "iterations", f"Stopped after {settings['maxiter']} iterations."
 
 

@@ -1,0 +1,562 @@
+"""fit: what it reaches, what it reports, and what it does when something goes wrong."""
+
+import gc
+import os
+import signal
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from firedrake import *
+from firedrake.adjoint import *
+from mpi4py import MPI
+
+import femnn
+from femnn.training import FitResult
+
+TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
+
+
+class Fragile(torch.nn.Module):
+    """A law that is not a number where a weight has left its range by more than ``reach``."""
+
+    def __init__(self, reach):
+        super().__init__()
+        self.net, self.reach = femnn.MLP(1, 6, 1, output="softplus", seed=1), reach
+        self.start = torch.cat([p.detach().reshape(-1) for p in self.net.parameters()])
+
+    def forward(self, x):
+        now = torch.cat([p.detach().reshape(-1) for p in self.net.parameters()])
+        if (now - self.start).norm() > self.reach:
+            return self.net(x) * float("nan")
+        return self.net(x)
+
+
+class Failing(torch.nn.Module):
+    """Raises from some evaluation on."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.left = femnn.MLP(1, 6, 1, output="softplus", seed=1), None
+
+    def forward(self, x):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("the device is gone")
+        return self.net(x)
+
+
+def poisson(net=None, comm=MPI.COMM_SELF, n=8, noise=0.0, scale=1.0, explicit=None):
+    """Recover 1 + u^2 from u: the reduced functional and the coefficient."""
+    net = femnn.MLP(1, 6, 1, output="softplus", seed=1) if net is None else net
+    mesh = UnitSquareMesh(n, n, comm=comm)
+    V = FunctionSpace(mesh, "CG", 1)
+    v, bc = TestFunction(V), DirichletBC(V, 0, "on_boundary")
+    x, y = SpatialCoordinate(mesh)
+    seen, u = Function(V), Function(V)
+    solve((1 + seen**2) * inner(grad(seen), grad(v)) * dx - 10 * v * dx == 0, seen, bc)
+    seen.assign(seen + noise)
+    kappa = femnn.NeuralCoefficient(net, u)
+    source = 10 if explicit is None else femnn.NeuralCoefficient(explicit, x, y)
+    F = kappa * inner(grad(u), grad(v)) * dx - source * v * dx
+    get_working_tape().clear_tape()
+    continue_annotation()
+    femnn.solve(F == 0, u, bc, solver_parameters=TIGHT)
+    J = assemble(scale * (u - seen) ** 2 * dx)
+    pause_annotation()
+    coefficients = [kappa] if explicit is None else [kappa, source]
+    controls = [Control(c.weights) for c in coefficients]
+    Jhat = ReducedFunctional(J, controls if explicit is not None else controls[0])
+    return Jhat, coefficients if explicit is not None else kappa
+
+
+def check_consistency(result, Jhat, kappa):
+    """What holds for every result, however the training ended."""
+    assert isinstance(result, FitResult)
+    assert np.array_equal(result.weights, kappa.weights.vector), "the net has other weights"
+    assert result.history[0].loss == result.initial_loss
+    assert result.history[0].iteration == 0
+    assert result.history[0].evaluations == 1
+    assert [s.iteration for s in result.history] == list(range(len(result.history)))
+    assert result.iterations == result.history[-1].iteration
+    assert result.evaluations >= result.history[-1].evaluations
+    seconds = [s.seconds for s in result.history]
+    assert seconds == sorted(seconds)
+    assert result.seconds >= seconds[-1] > 0
+    assert result.loss <= min(s.loss for s in result.history)
+    assert Jhat(kappa.weights.like(result.weights)) == pytest.approx(result.loss, rel=1e-8)
+    norm = np.linalg.norm(Jhat.derivative().vector)
+    assert result.gradient_norm == pytest.approx(norm, rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("method", "maxiter", "options"),
+    [("L-BFGS", 15, {}), ("Adam", 40, {"learning_rate": 0.05})],
+    ids=["L-BFGS", "Adam"],
+)
+def test_the_loss_falls(method, maxiter, options):
+    Jhat, kappa = poisson()
+    result = femnn.fit(Jhat, method, maxiter=maxiter, progress=False, **options)
+    check_consistency(result, Jhat, kappa)
+    assert result.loss < 0.05 * result.initial_loss
+    assert result.reason == "iterations"
+    assert result.message == f"Stopped after {maxiter} iterations."
+    assert not result.success
+    assert result.iterations == maxiter
+    assert len(result.history) == maxiter + 1
+    assert result.rejected == 0
+    if method == "Adam":
+        assert result.evaluations == maxiter + 1
+    losses = [s.loss for s in result.history]
+    assert len(set(losses)) == len(losses), "an iterate is reported twice"
+    text = str(result)
+    assert f"{result.initial_loss:.4e} -> {result.loss:.4e}" in text
+    assert f"{result.evaluations} evaluations (0 rejected)" in text
+
+
+def test_lbfgs_recovers_the_law():
+    Jhat, kappa = poisson(scale=1e4)
+    assert not np.allclose(kappa.evaluator.value(np.ones((1, 1))), 2, rtol=0.3)
+    femnn.fit(Jhat, maxiter=100, progress=False)
+    peak = float(kappa.operands[0].dat.data_ro.max())
+    u = np.linspace(0.1, 0.9, 20)[:, None] * peak
+    law = kappa.evaluator.value(u)
+    assert np.allclose(law, 1 + u**2, rtol=0.05)
+
+
+def test_adam_is_torchs():
+    """The iterates are those of torch's optimiser with the same gradients."""
+    Jhat, kappa = poisson()
+    start, seen = kappa.weights.vector, []
+    femnn.fit(
+        Jhat,
+        "Adam",
+        maxiter=4,
+        gtol=0.0,
+        learning_rate=0.02,
+        options={"betas": (0.8, 0.9)},
+        progress=False,
+        callback=lambda step, w: seen.append(w),
+    )
+    p = torch.nn.Parameter(torch.tensor(start))
+    adam = torch.optim.Adam([p], lr=0.02, betas=(0.8, 0.9))
+    expected = [start]
+    for _ in range(4):
+        Jhat(kappa.weights.like(p.detach().numpy()))
+        p.grad = torch.tensor(Jhat.derivative().vector)
+        adam.step()
+        expected.append(p.detach().numpy().copy())
+    assert len(seen) == 5
+    assert np.allclose(seen, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_target(method):
+    Jhat, kappa = poisson()
+    target = 0.5 * float(Jhat(kappa.weights))
+    options = {"method": method, "learning_rate": 0.05, "progress": False}
+    result = femnn.fit(Jhat, target=target, maxiter=100, **options)
+    check_consistency(result, Jhat, kappa)
+    assert result.reason == "target"
+    assert result.success
+    assert f"{target:.3e}" in result.message
+    assert result.history[-1].loss <= target < result.history[-2].loss
+    again = femnn.fit(Jhat, target=target, **options)
+    assert again.reason == "target"
+    assert again.iterations == 0
+    assert again.evaluations == 1
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_callback(method):
+    Jhat, kappa = poisson()
+    calls = []
+
+    def callback(step, weights):
+        calls.append((step, weights.copy()))
+        weights[:] = np.nan  # must be a copy
+        return step.iteration == 3
+
+    result = femnn.fit(Jhat, method, callback=callback, progress=False)
+    check_consistency(result, Jhat, kappa)
+    assert result.reason == "callback"
+    assert not result.success
+    assert [step for step, _ in calls] == result.history
+    assert result.iterations == 3
+    for step, weights in calls:
+        assert Jhat(kappa.weights.like(weights)) == pytest.approx(step.loss, rel=1e-8)
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_convergence_by_the_gradient(method):
+    Jhat, kappa = poisson()
+    Jhat(kappa.weights)
+    gtol = 0.3 * abs(Jhat.derivative().vector).max()
+    result = femnn.fit(Jhat, method, gtol=gtol, learning_rate=0.03, maxiter=200, progress=False)
+    check_consistency(result, Jhat, kappa)
+    assert result.reason == "converged"
+    assert result.success
+    assert result.iterations > 0
+    Jhat(kappa.weights.like(result.weights))
+    assert abs(Jhat.derivative().vector).max() <= gtol
+
+
+def test_convergence_by_the_loss_and_limit_of_evaluations():
+    for scale in (1.0, 1e4):  # a fraction of the loss, whatever its unit
+        Jhat, kappa = poisson(scale=scale)
+        result = femnn.fit(Jhat, ftol=1e-2, progress=False)
+        check_consistency(result, Jhat, kappa)
+        assert result.reason == "converged"
+        losses = np.array([s.loss for s in result.history])
+        fall = 1 - losses[1:] / losses[:-1]
+        assert fall[-1] <= 1e-2
+        assert (fall[:-1] > 1e-2).all()
+        assert len(fall) > 2
+    limited = femnn.fit(poisson()[0], options={"maxfun": 5}, progress=False)
+    assert limited.reason == "evaluations"
+    assert limited.evaluations <= 7
+
+
+def test_training_goes_on_where_it_stopped():
+    Jhat, kappa = poisson()
+    first = femnn.fit(Jhat, maxiter=4, progress=False)
+    second = femnn.fit(Jhat, maxiter=4, progress=False)
+    assert second.initial_loss == pytest.approx(first.loss, rel=1e-8)
+    assert second.loss < first.loss
+    assert np.array_equal(kappa.weights.vector, second.weights)
+
+
+def test_best_weights_are_kept_not_the_last():
+    Jhat, kappa = poisson()
+    result = femnn.fit(Jhat, "Adam", maxiter=6, learning_rate=1.0, progress=False)
+    check_consistency(result, Jhat, kappa)
+    losses = [s.loss for s in result.history]
+    assert losses[-1] > min(losses), "the test's learning rate is too small"
+    assert result.loss == min(losses)
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_several_networks_at_once(method):
+    Jhat, (kappa, source) = poisson(explicit=femnn.MLP(2, 4, 1, output="exp", seed=2))
+    before = [c.weights.vector for c in (kappa, source)]
+    result = femnn.fit(Jhat, method, maxiter=10, progress=False)
+    assert result.loss < result.initial_loss
+    n = len(before[0])
+    assert result.weights.shape == (n + len(before[1]),)
+    assert np.array_equal(kappa.weights.vector, result.weights[:n])
+    assert np.array_equal(source.weights.vector, result.weights[n:])
+    assert not np.array_equal(kappa.weights.vector, before[0])
+    assert not np.array_equal(source.weights.vector, before[1])
+    assert Jhat([kappa.weights, source.weights]) == pytest.approx(result.loss, rel=1e-8)
+
+
+# When something goes wrong
+
+
+@pytest.mark.parametrize(
+    ("method", "reach", "rate"), [("L-BFGS", 0.5, 0), ("Adam", 0.8, 0.3)], ids=["L-BFGS", "Adam"]
+)
+def test_a_forward_solve_that_fails_is_a_rejected_step(method, reach, rate):
+    net = Fragile(reach)
+    Jhat, kappa = poisson(net)
+    start = kappa.weights.vector
+    with pytest.raises(ConvergenceError):
+        Jhat(kappa.weights.like(start + 1.0))
+    options = {"learning_rate": rate} if rate else {}
+    result = femnn.fit(Jhat, method, maxiter=25, progress=False, **options)
+    check_consistency(result, Jhat, kappa)
+    assert result.rejected > 0
+    assert result.evaluations > result.rejected + 1
+    assert result.loss < 0.9 * result.initial_loss
+    assert np.linalg.norm(result.weights - start) <= reach
+    assert f"({result.rejected} rejected)" in str(result)
+
+
+def test_rejected_steps_are_shown(capfd):
+    Jhat, _ = poisson(Fragile(0.5))
+    result = femnn.fit(Jhat, maxiter=5)
+    out, err = capfd.readouterr()
+    assert result.rejected > 0
+    assert (out + err).count("fit: rejected step: ") == result.rejected
+
+
+def test_a_first_solve_that_fails_reaches_the_caller():
+    net = Fragile(100.0)
+    Jhat, kappa = poisson(net)
+    before = kappa.weights.vector
+    net.reach = -1.0
+    with pytest.raises(ConvergenceError, match="gave NaN or infinity"):
+        femnn.fit(Jhat, progress=False)
+    assert np.array_equal(kappa.weights.vector, before)
+
+
+def test_a_loss_that_is_not_finite_is_a_rejected_step():
+    Jhat, kappa = poisson()
+    start, evaluate = kappa.weights.vector, Jhat.functional
+
+    class Overflows:
+        """The functional, infinite far from the start."""
+
+        controls = Jhat.controls
+
+        def __call__(self, w):
+            value = Jhat(w)
+            return np.inf if np.linalg.norm(w.vector - start) > 0.5 else value
+
+        def derivative(self):
+            return Jhat.derivative()
+
+    result = femnn.fit(Overflows(), maxiter=15, progress=False)
+    assert result.rejected > 0
+    assert np.isfinite(result.loss)
+    assert result.loss < result.initial_loss
+    assert evaluate is Jhat.functional
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_other_errors_reach_the_caller_and_the_best_weights_are_kept(method):
+    net = Failing()
+    Jhat, kappa = poisson(net)
+    seen = []
+
+    def callback(step, weights):
+        seen.append((step.loss, weights.copy()))
+        if step.iteration == 4:
+            net.left = 3  # fails within the next evaluation
+
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        femnn.fit(Jhat, method, callback=callback, learning_rate=0.03, progress=False)
+    best = min(seen, key=lambda s: s[0])
+    assert len(seen) == 5
+    assert best[0] < seen[0][0]
+    assert np.array_equal(kappa.weights.vector, best[1])
+    net.left = None
+    assert Jhat(kappa.weights) == pytest.approx(best[0], rel=1e-8), "cannot be used again"
+
+
+def test_an_error_in_the_callback_reaches_the_caller():
+    Jhat, kappa = poisson()
+    start = kappa.weights.vector
+
+    def callback(step, weights):
+        if step.iteration == 2:
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        femnn.fit(Jhat, callback=callback, progress=False)
+    assert not np.array_equal(kappa.weights.vector, start)
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_ctrl_c_returns_the_best_so_far(method):
+    Jhat, kappa = poisson()
+    marker = []
+
+    def mine(number, frame):
+        marker.append(number)
+
+    def callback(step, weights):
+        if step.iteration == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    previous = signal.signal(signal.SIGINT, mine)
+    try:
+        result = femnn.fit(Jhat, method, callback=callback, progress=False)
+        assert signal.getsignal(signal.SIGINT) is mine
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert marker == []
+    check_consistency(result, Jhat, kappa)
+    assert result.reason == "interrupted"
+    assert not result.success
+    assert result.iterations == 3
+    assert result.loss < result.initial_loss
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    Jhat, kappa = poisson()
+    start, previous = kappa.weights.vector, signal.getsignal(signal.SIGINT)
+
+    def callback(step, weights):
+        if step.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        femnn.fit(Jhat, callback=callback, progress=False)
+    assert signal.getsignal(signal.SIGINT) is previous
+    assert not np.array_equal(kappa.weights.vector, start)
+    assert Jhat(kappa.weights) == pytest.approx(Jhat(kappa.weights.like(kappa.weights.vector)))
+
+
+def test_handler_is_restored_after_an_error():
+    previous = signal.getsignal(signal.SIGINT)
+    Jhat, _ = poisson()
+    with pytest.raises(ZeroDivisionError):
+        femnn.fit(Jhat, callback=lambda step, w: 1 / 0, progress=False)
+    assert signal.getsignal(signal.SIGINT) is previous
+
+
+def test_training_outside_the_main_thread():
+    import threading
+
+    Jhat, _ = poisson()
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(femnn.fit(Jhat, maxiter=2, progress=False))
+    )
+    thread.start()
+    thread.join(timeout=60)
+    assert [r.reason for r in results] == ["iterations"]
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_nan_in_the_observations(method):
+    Jhat, kappa = poisson(noise=float("nan"))
+    before, calls = kappa.weights.vector, []
+    with pytest.raises(ValueError, match=r"at the initial weights the loss is nan.*observations"):
+        femnn.fit(Jhat, method, callback=lambda *a: calls.append(a), progress=False)
+    assert calls == []
+    assert kappa.evaluator.sweeps["vjp"] <= 1, "more than one evaluation was made"
+    assert np.array_equal(kappa.weights.vector, before)
+
+
+def test_weights_that_are_not_finite(capfd):
+    Jhat, kappa = poisson()
+    sweeps = dict(kappa.evaluator.sweeps)
+    with torch.no_grad():
+        kappa.net.layers[0].weight[2, 0] = float("nan")
+    with pytest.raises(ValueError, match="1 of the 19 weights of MLP are NaN or infinite"):
+        femnn.fit(Jhat)
+    assert kappa.evaluator.sweeps == sweeps
+
+
+def test_controls_must_be_weights():
+    V = FunctionSpace(UnitIntervalMesh(4), "CG", 1)
+    continue_annotation()
+    f = Function(V).assign(1.0)
+    J = assemble(f**2 * dx)
+    pause_annotation()
+    with pytest.raises(TypeError, match="a control is a Function, wanted Weights"):
+        femnn.fit(ReducedFunctional(J, Control(f)))
+
+
+def test_unknown_method():
+    Jhat, _ = poisson()
+    with pytest.raises(ValueError, match=r"method='SGD' is unknown, use one of \['Adam', 'L-BFGS"):
+        femnn.fit(Jhat, "SGD")
+
+
+def test_nothing_is_recorded_while_training():
+    Jhat, _ = poisson()
+    blocks = len(get_working_tape().get_blocks())
+    continue_annotation()
+    femnn.fit(Jhat, maxiter=2, progress=False)
+    assert annotate_tape()
+    assert len(get_working_tape().get_blocks()) == blocks
+
+
+# Cost
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_memory_and_kernels_do_not_grow(monkeypatch):
+    from pyop2 import global_kernel
+
+    net = femnn.MLP(1, 6, 1, output="softplus", seed=1)
+    Jhat, coefficients = poisson(net, n=20, explicit=femnn.MLP(2, 4, 1, output="exp", seed=2))
+    weights = [c.weights for c in coefficients]
+    rng, loads, load = np.random.default_rng(0), [], global_kernel.load
+    monkeypatch.setattr(global_kernel, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
+
+    def evaluate(times):
+        for _ in range(times):
+            point = [w.like(w.vector + 0.05 * rng.standard_normal(len(w))) for w in weights]
+            Jhat(point)
+            Jhat.derivative()
+        gc.collect()
+
+    evaluate(10)
+    blocks = len(get_working_tape().get_blocks())
+    loads.clear()
+    tracemalloc.start()
+    try:
+        evaluate(3)
+        before = tracemalloc.get_traced_memory()[0]
+        evaluate(20)
+        growth = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    # one field of this mesh kept each time would be 70 kB
+    assert growth < 35e3, f"{growth} bytes of Python objects are left by 20 evaluations"
+    before = resident()
+    evaluate(100)
+    # one matrix kept each time would be 3.5 MB, its factors more
+    assert resident() - before < 2e6
+    assert loads == []
+    assert len(get_working_tape().get_blocks()) == blocks
+    assemble(coefficients[0].operands[0] ** 11 * dx)
+    assert loads, "the test does not see kernels that are loaded"
+
+
+# On several ranks
+
+
+@pytest.mark.parallel([1, 2, 3])
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_training_does_not_depend_on_ranks(method):
+    comm = MPI.COMM_WORLD
+    options = {"maxiter": 8, "progress": False, "learning_rate": 0.02}
+    Jhat, kappa = poisson(comm=comm)
+    result = femnn.fit(Jhat, method, **options)
+    assert len(set(comm.allgather(result.weights.tobytes()))) == 1
+    assert len(set(comm.allgather(kappa.weights.vector.tobytes()))) == 1
+    assert len(set(comm.allgather([s.loss for s in result.history].__repr__()))) == 1
+    alone = femnn.fit(poisson(comm=MPI.COMM_SELF)[0], method, **options)
+    losses, expected = ([s.loss for s in r.history] for r in (result, alone))
+    assert np.allclose(losses, expected, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_rejection_callback_and_interrupt_on_several_ranks():
+    comm = MPI.COMM_WORLD
+    last = comm.size - 1
+    Jhat, _ = poisson(Fragile(0.5), comm=comm)
+    rejecting = femnn.fit(Jhat, maxiter=8, progress=False)
+    assert rejecting.rejected > 0
+    Jhat, _ = poisson(comm=comm)
+    stopped = femnn.fit(
+        Jhat, callback=lambda step, w: comm.rank == last and step.iteration == 2, progress=False
+    )
+
+    def interrupt(step, weights):
+        if step.iteration == 3 and comm.rank == last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupted = femnn.fit(Jhat, callback=interrupt, progress=False)
+    reasons = (rejecting.rejected, stopped.reason, stopped.iterations, interrupted.reason)
+    assert reasons[1:] == ("callback", 2, "interrupted")
+    assert len(set(comm.allgather(reasons))) == 1
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_progress_is_shown_on_rank_zero_only(capfd):
+    Jhat, _ = poisson(comm=MPI.COMM_WORLD)
+    capfd.readouterr()
+    femnn.fit(Jhat, maxiter=2)
+    out, err = capfd.readouterr()
+    assert out == ""
+    if MPI.COMM_WORLD.rank == 0:
+        assert "fit" in err
+        assert "loss" in err
+        assert "|gradient|" in err
+    else:
+        assert err == ""
+    femnn.fit(Jhat, maxiter=2, progress=False)
+    assert capfd.readouterr() == ("", "")
