@@ -224,6 +224,12 @@ class _Loss:
         )
 
     @property
+    def best(self) -> _Point:
+        """The point with the lowest loss."""
+        assert self._best is not None, "start() comes first"
+        return self._best
+
+    @property
     def last(self) -> _Point:
         """The last point at which the forward solve succeeded."""
         assert self._last is not None, "start() comes first"
@@ -283,12 +289,11 @@ class _Loss:
                 control.assign(vector)
 
     def result(self, reason: str, message: str) -> FitResult:
-        assert self._best is not None, "start() comes first"
         return FitResult(
-            weights=self._best.weights,
-            loss=self._best.loss,
+            weights=self.best.weights,
+            loss=self.best.loss,
             initial_loss=self.history[0].loss,
-            gradient_norm=self._best.gradient_norm,
+            gradient_norm=self.best.gradient_norm,
             iterations=self.history[-1].iteration,
             evaluations=self.evaluations,
             rejected=self.rejected,
@@ -352,7 +357,7 @@ class _Loss:
 
 
 def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
-    maxiter, ftol = settings["maxiter"], settings["ftol"]
+    ftol, maxiter = settings["ftol"], settings["maxiter"]
 
     def accept(weights: np.ndarray) -> None:
         before = loss.history[-1].loss
@@ -360,30 +365,29 @@ def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
         if ftol > 0 and before - loss.last.loss <= ftol * abs(before):
             raise _Stop("converged", f"Converged: the loss fell by less than {ftol} of itself.")
 
-    chosen = {
-        "maxiter": maxiter,
-        "maxfun": 10 * maxiter,
-        "gtol": settings["gtol"],
-        "ftol": 0.0,  # SciPy's is a fraction of max(loss, 1), whatever the loss's unit
-        "maxcor": 20,
-        **options,
-    }
-    outcome = scipy.optimize.minimize(
-        loss,
-        loss.last.weights,
-        jac=True,
-        method="L-BFGS-B",
-        callback=accept,
-        options=chosen,
-    )
-    text = str(outcome.message)
-    if "ITERATIONS" in text:
-        return "iterations", f"Stopped after {maxiter} iterations."
-    if "EVALUATIONS" in text:
-        return "evaluations", f"Stopped after {loss.evaluations} evaluations."
-    if "ABNORMAL" in text:
-        return "no progress", "The line search found no lower loss: at the limit of rounding."
-    return "converged", f"Converged: {text}."
+    while True:
+        best, rejected = loss.best, loss.rejected
+        chosen = {
+            "maxiter": maxiter - loss.history[-1].iteration,
+            "maxfun": 10 * maxiter,
+            "gtol": settings["gtol"],
+            "ftol": 0.0,  # SciPy's is a fraction of max(loss, 1), whatever the loss's unit
+            "maxcor": 20,
+            **options,
+        }
+        outcome = scipy.optimize.minimize(
+            loss, best.weights, jac=True, method="L-BFGS-B", callback=accept, options=chosen
+        )
+        text = str(outcome.message)
+        if "ITERATIONS" in text:
+            return "iterations", f"Stopped after {maxiter} iterations."
+        if "EVALUATIONS" in text:
+            return "evaluations", f"Stopped after {loss.evaluations} evaluations."
+        if "PROJECTED GRADIENT" in text:
+            return "converged", f"Converged: no entry of the gradient exceeds {settings['gtol']}."
+        # A rejected step can end a line search early: go on from the best point, afresh.
+        if loss.rejected == rejected or loss.best is best:
+            return "no progress", "The line search found no lower loss."
 
 
 def _adam(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:

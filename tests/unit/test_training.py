@@ -487,7 +487,7 @@ def test_memory_and_kernels_do_not_grow(monkeypatch):
     loads.clear()
     tracemalloc.start()
     try:
-        evaluate(3)
+        evaluate(15)
         before = tracemalloc.get_traced_memory()[0]
         evaluate(20)
         growth = tracemalloc.get_traced_memory()[0] - before

@@ -1,0 +1,132 @@
+"""Linear solves with the tangent of a variational problem, as it is and transposed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import firedrake as fd
+import ufl
+from firedrake import dmhooks
+from firedrake.assemble import get_assembler
+from firedrake.petsc import PETSc
+
+if TYPE_CHECKING:
+    from femnn.solving import NeuralVariationalSolver
+
+ITERATIVE_TOLERANCE = 1e-8
+UNSUPPORTED = 56  # PETSC_ERR_SUP
+
+
+class TangentSolves:
+    """Solves with the exact tangent at the state that a solver is in.
+
+    Uses the matrix and the linear solver of the forward problem.  Solvers of their own are
+    made where the forward problem's matrix is not the exact tangent, where its linear
+    solver cannot be transposed, or where options for adjoints were given.
+
+    Parameters
+    ----------
+    solver
+        The solver.
+    """
+
+    def __init__(self, solver: NeuralVariationalSolver):
+        self.solver = solver
+        own = solver.adjoint_solver_parameters is not None or solver.problem.J is not None
+        self._shares = {False: solver.problem.J is None, True: not own}
+        self._own: dict[bool, fd.LinearVariationalSolver] = {}
+
+    def __call__(self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool) -> None:
+        """Solve with homogeneous boundary conditions; zeroes their rows of ``right_side``."""
+        for boundary in self.solver.boundary:
+            boundary.bc.zero(right_side)
+        if self._shares[transposed]:
+            try:
+                self._solve_shared(right_side, solution, transposed)
+            except PETSc.Error as error:
+                if not transposed or error.ierr != UNSUPPORTED:
+                    raise
+                self._shares[transposed] = False
+        if not self._shares[transposed]:
+            self._solve_own(right_side, solution, transposed)
+
+    def _solve_shared(
+        self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
+    ) -> None:
+        inner, ksp = self.solver.inner, self.solver.snes.getKSP()
+        self.solver.assemble_tangent()
+        solve = ksp.solveTranspose if transposed else ksp.solve
+        rtol, atol, divtol, max_it = ksp.getTolerances()
+        ksp.setTolerances(rtol=min(rtol, ITERATIVE_TOLERANCE))
+        try:
+            with (
+                inner.inserted_options(),
+                dmhooks.add_hooks(inner.snes.getDM(), inner, appctx=inner._ctx),
+                right_side.dat.vec_ro as b,
+                solution.dat.vec_wo as x,
+            ):
+                solve(b, x)
+        finally:
+            ksp.setTolerances(rtol, atol, divtol, max_it)
+        reason = ksp.getConvergedReason()
+        if reason < 0:
+            raise fd.ConvergenceError(
+                "the linear solve for a derivative (the forward's"
+                f"{', transposed' if transposed else ''}) failed after "
+                f"{ksp.getIterationNumber()} iterations with reason {reason}: give "
+                "adjoint_solver_parameters=... with a solver that suits the transposed matrix, "
+                "for example {'ksp_type': 'preonly', 'pc_type': 'lu'}."
+            )
+
+    def _solve_own(
+        self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
+    ) -> None:
+        if transposed not in self._own:
+            self._own[transposed] = self._make(right_side, solution, transposed)
+        own = self._own[transposed]
+        own._problem.F.components()[1].assign(right_side)
+        own.solve()
+        solution.assign(own._problem.u)
+
+    def _make(
+        self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
+    ) -> fd.LinearVariationalSolver:
+        solver = self.solver
+        parameters = solver.adjoint_solver_parameters if transposed else None
+        if parameters is None:
+            parameters = _linear_options(solver.inner.parameters)
+        problem = fd.LinearVariationalProblem(
+            fd.adjoint(solver.tangent) if transposed else solver.tangent,
+            right_side.copy(deepcopy=True),
+            solution.copy(deepcopy=True),
+            bcs=[b.bc.reconstruct(g=0) for b in solver.boundary],
+        )
+        return fd.LinearVariationalSolver(problem, solver_parameters=parameters)
+
+
+class KeptForms:
+    """Assemblers of forms that are made at their first use and kept."""
+
+    def __init__(self, form_compiler_parameters: dict | None = None):
+        self._parameters = form_compiler_parameters
+        self._assemblers: dict[Any, Callable[..., Any] | None] = {}
+
+    def __call__(self, key: Any, make_form: Callable[[], ufl.Form]) -> Callable[..., Any] | None:
+        """The assembler of the form with this key; ``None`` where the form is zero."""
+        if key not in self._assemblers:
+            form = ufl.algorithms.expand_derivatives(make_form())
+            empty = not isinstance(form, ufl.Form) or form.empty()
+            self._assemblers[key] = (
+                None
+                if empty
+                else get_assembler(form, form_compiler_parameters=self._parameters).assemble
+            )
+        return self._assemblers[key]
+
+
+def _linear_options(options: dict) -> dict:
+    """The linear solver's among a nonlinear solver's options, for a solver of its own."""
+    linear = {k: v for k, v in options.items() if not k.startswith("snes_")}
+    tolerance = float(linear.get("ksp_rtol", ITERATIVE_TOLERANCE))
+    return {**linear, "ksp_rtol": min(tolerance, ITERATIVE_TOLERANCE)}
