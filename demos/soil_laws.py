@@ -47,8 +47,8 @@ class NetworkLaws(Laws):
         def normal(*shape: int, scale: float) -> nn.Parameter:
             return nn.Parameter(scale * torch.randn(*shape, generator=generator, dtype=DTYPE))
 
-        self.centres = nn.Parameter(torch.linspace(-4, 0.5, steps, dtype=DTYPE))
-        self.log_slopes = nn.Parameter(torch.full((steps,), 0.3, dtype=DTYPE))
+        self.centres = nn.Parameter(torch.linspace(-1.5, 0.1, steps, dtype=DTYPE))
+        self.log_slopes = nn.Parameter(torch.full((steps,), 2.0, dtype=DTYPE))
         self.in_weight, self.in_bias = normal(8, 1, scale=1.5), normal(8, scale=1.0)
         self.out_weight = nn.Parameter(torch.zeros(steps + 1, 8, dtype=DTYPE))
         heights = torch.tensor([0.5] * steps + [1.0], dtype=DTYPE)

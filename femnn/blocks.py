@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import firedrake as fd
@@ -11,6 +12,7 @@ from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint import Block
 
 from femnn.cotangents import zero_cotangent
+from femnn.directions import Direction, expression_along
 from femnn.parallel import sum_over_ranks
 from femnn.quadrature import entry_derivative, expression_derivative, fill, rows
 from femnn.weights import Weights
@@ -53,44 +55,128 @@ class EvaluationBlock(Block):
 
     def prepare_evaluate_adj(
         self, inputs: list, adj_inputs: list, relevant_dependencies: list
-    ) -> Any:
+    ) -> _Cotangents:
         x = self._inputs_of_network(inputs)
         cotangent = rows(adj_inputs[0])
         if all(index == 0 for index, _ in relevant_dependencies):
-            return x, cotangent, None
+            return _Cotangents(x, cotangent, None)
         _, slope = self.coefficient.evaluator.value_and_derivative(x, inputs[0].vector)
-        space = self.coefficient.points.space
-        on_operands = fd.Cofunction(space.dual())
-        fill(on_operands, np.einsum("pj,pji->pi", cotangent, slope))
-        return x, cotangent, on_operands
+        return _Cotangents(x, cotangent, self._on_operands(cotangent, slope))
 
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
-        x, cotangent, on_operands = prepared
-        coefficient = self.coefficient
         if idx == 0:
-            local = coefficient.evaluator.weight_vjp(x, cotangent, inputs[0].vector)
-            return Weights(vector=sum_over_ranks(coefficient.mesh.comm, local))
-        copy = coefficient.mirrors.copies[block_variable.output]
-        if isinstance(copy, fd.Constant):
-            return self._constant_gradient(copy, on_operands)
-        test = fd.TestFunction(copy.function_space())
-        change = expression_derivative(coefficient.points.operands, copy, test)
-        if isinstance(change, ufl.constantvalue.Zero):
-            return zero_cotangent(copy.function_space())
-        cotangent = zero_cotangent(copy.function_space())
-        return fd.assemble(fd.interpolate(change, on_operands), tensor=cotangent)
-
-    def _constant_gradient(self, copy: fd.Constant, on_operands: fd.Cofunction) -> np.ndarray:
+            evaluator, weights = self.coefficient.evaluator, inputs[0].vector
+            return self._weights(evaluator.weight_vjp(prepared.x, prepared.values, weights))
+        copy = self.coefficient.mirrors.copies[block_variable.output]
         operands = self.coefficient.points.operands
+        return self._onto(copy, [(operands, prepared.operands)])
+
+    def prepare_evaluate_tlm(
+        self, inputs: list, tlm_inputs: list, relevant_outputs: list
+    ) -> np.ndarray:
+        self._inputs_of_network(inputs)
+        self._set_direction()
+        return self.coefficient.direction.variation(inputs[0].vector, of_slope=False)[0]
+
+    def evaluate_tlm_component(
+        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> fd.Function:
+        change = fd.Function(self.coefficient.function_space())
+        fill(change, prepared)
+        return change
+
+    def prepare_evaluate_hessian(
+        self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
+    ) -> tuple[_Cotangents, _Cotangents, list[Direction]]:
+        x = self._inputs_of_network(inputs)
+        fields = self._set_direction()
+        weights, evaluator = inputs[0].vector, self.coefficient.evaluator
+        change = rows(hessian_inputs[0])
+        cotangent = np.zeros_like(change) if adj_inputs[0] is None else rows(adj_inputs[0])
+        if all(index == 0 for index, _ in relevant_dependencies):
+            return _Cotangents(x, cotangent, None), _Cotangents(x, change, None), fields
+        _, slope = evaluator.value_and_derivative(x, weights)
+        _, slope_dot = self.coefficient.direction.variation(weights, of_slope=True)
+        first = self._on_operands(cotangent, slope)
+        second = self._on_operands(change, slope)
+        assert slope_dot is not None
+        second += self._on_operands(cotangent, slope_dot)
+        return _Cotangents(x, cotangent, first), _Cotangents(x, change, second), fields
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list,
+        hessian_inputs: list,
+        adj_inputs: list,
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: list,
+        prepared: Any = None,
+    ) -> Any:
+        first, second, fields = prepared
+        coefficient, weights = self.coefficient, inputs[0].vector
+        if idx == 0:
+            local = coefficient.evaluator.weight_vjp(second.x, second.values, weights)
+            local = local + coefficient.direction.weight_vjp_variation(first.values, weights)
+            return self._weights(local)
+        copy = coefficient.mirrors.copies[block_variable.output]
+        operands = coefficient.points.operands
+        moved = expression_along(operands, fields)
+        return self._onto(copy, [(operands, second.operands), (moved, first.operands)])
+
+    def _set_direction(self) -> list[Direction]:
+        """Set the coefficient's direction from the tape; the fields that move in it."""
+        dots = [bv.tlm_value for bv in self.get_dependencies()]
+        fields = []
+        for dependency, dot in zip(self.coefficient.dependencies, dots[1:], strict=True):
+            if dot is not None:
+                direction = self.coefficient.field_directions[dependency]
+                direction.assign(dot)
+                fields.append(direction)
+        self.coefficient.direction.set(fields, None if dots[0] is None else dots[0].vector)
+        return fields
+
+    def _weights(self, local: np.ndarray) -> Weights:
+        return Weights(vector=sum_over_ranks(self.coefficient.mesh.comm, local))
+
+    def _on_operands(self, cotangent: np.ndarray, slope: np.ndarray) -> fd.Cofunction:
+        """The values' cotangent carried to the operands, at the points."""
+        result = zero_cotangent(self.coefficient.points.space)
+        fill(result, np.einsum("pj,pji->pi", cotangent, slope))
+        return result
+
+    def _onto(self, copy: Any, terms: list[tuple[Any, fd.Cofunction]]) -> Any:
+        """The sum of cotangents of expressions at the points, carried to what these hold."""
+        if isinstance(copy, fd.Constant):
+            return self._onto_constant(copy, terms)
+        total = zero_cotangent(copy.function_space())
+        test = fd.TestFunction(copy.function_space())
+        for expression, cotangent in terms:
+            change = expression_derivative(expression, copy, test)
+            if not isinstance(change, ufl.constantvalue.Zero):
+                total += fd.assemble(fd.interpolate(change, cotangent))
+        return total
+
+    def _onto_constant(self, copy: fd.Constant, terms: list) -> np.ndarray:
         local = np.zeros(copy.ufl_shape)
         for index in np.ndindex(copy.ufl_shape):
-            change = entry_derivative(operands, copy, index)
-            if not isinstance(change, ufl.constantvalue.Zero):
-                at_points = fd.assemble(fd.interpolate(change, self.coefficient.points.space))
-                local[index] = np.vdot(rows(at_points), rows(on_operands))
+            for expression, cotangent in terms:
+                change = entry_derivative(expression, copy, index)
+                if not isinstance(change, ufl.constantvalue.Zero):
+                    at_points = fd.assemble(fd.interpolate(change, self.coefficient.points.space))
+                    local[index] += np.vdot(rows(at_points), rows(cotangent))
         return sum_over_ranks(self.coefficient.mesh.comm, local)
+
+
+@dataclass(frozen=True)
+class _Cotangents:
+    """A network's inputs, and cotangents of its values and (where needed) its operands."""
+
+    x: np.ndarray
+    values: np.ndarray
+    operands: fd.Cofunction | None
 
 
 class SolveBlock(Block):
@@ -135,5 +221,37 @@ class SolveBlock(Block):
 
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return prepared.gradient(block_variable.output)
+
+    def _dots(self) -> dict[Any, Any]:
+        return {bv.output: bv.tlm_value for bv in self.get_dependencies()}
+
+    def prepare_evaluate_tlm(self, inputs: list, tlm_inputs: list, relevant_outputs: list) -> Any:
+        second = self.solver.second_order_at(self, self._values(), self.get_outputs()[0])
+        return second.tangent(self._dots())
+
+    def evaluate_tlm_component(
+        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return prepared
+
+    def prepare_evaluate_hessian(
+        self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
+    ) -> Any:
+        output = self.get_outputs()[0]
+        second = self.solver.second_order_at(self, self._values(), output)
+        second.solve(hessian_inputs[0], self.adj_state, output.tlm_value, self._dots())
+        return second
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list,
+        hessian_inputs: list,
+        adj_inputs: list,
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: list,
+        prepared: Any = None,
     ) -> Any:
         return prepared.gradient(block_variable.output)

@@ -14,6 +14,7 @@ from ufl.algorithms import extract_coefficients
 from ufl.domain import extract_domains
 
 from femnn.blocks import EvaluationBlock
+from femnn.directions import Direction, NetworkDirection
 from femnn.evaluation import PointEvaluator, total_inputs
 from femnn.mirrors import Mirrors, dependencies_of, version
 from femnn.networks import Gradient
@@ -168,6 +169,21 @@ class NeuralCoefficient(fd.Function):
             self.__dict__["mirrors"] = mirrors
         return self._points
 
+    @property
+    def direction(self) -> NetworkDirection:
+        """What a direction of operands and weights does at the points."""
+        if "_direction" not in self.__dict__:
+            self.__dict__["_direction"] = NetworkDirection(self.points)
+        return self.__dict__["_direction"]
+
+    @property
+    def field_directions(self) -> dict[Any, Direction]:
+        """A direction for each Function and Constant in the operands."""
+        if "_field_directions" not in self.__dict__:
+            copies = self.mirrors.copies.items()
+            self.__dict__["_field_directions"] = {s: Direction.like(c) for s, c in copies}
+        return self.__dict__["_field_directions"]
+
     @no_annotations
     def update(self) -> NeuralCoefficient:
         """Evaluate the network at the operands' and weights' present values.  Collective.
@@ -280,7 +296,7 @@ def _checked_operands(operands: tuple[Any, ...]) -> tuple[Any, ...]:
     for op in operands:
         try:
             op = ufl.as_ufl(op)
-        except (ufl.UFLValueError, ValueError) as error:
+        except ValueError as error:
             raise TypeError(
                 f"operand {op!r} is a {type(op).__name__}: wanted a UFL expression such as a "
                 "Function, its gradient, SpatialCoordinate(mesh) or a Constant."

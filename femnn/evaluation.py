@@ -40,8 +40,8 @@ class PointEvaluator:
         Number of outputs, found by evaluating the module.
     sweeps : dict
         How many times all points were passed through the module, for values
-        (``"value"``), values with derivatives (``"derivative"``) and products with the
-        weights' Jacobian (``"vjp"``).
+        (``"value"``), values with derivatives (``"derivative"``), products with the
+        weights' Jacobian (``"vjp"``) and changes in a direction (``"variation"``).
 
     Raises
     ------
@@ -64,7 +64,7 @@ class PointEvaluator:
         if self.chunk_size < 1:
             raise ValueError(f"chunk_size={chunk_size}: wanted a positive number of points.")
         self.parameters = ParameterVector(net.parameters())
-        self.sweeps = {"value": 0, "derivative": 0, "vjp": 0}
+        self.sweeps = {"value": 0, "derivative": 0, "vjp": 0, "variation": 0}
         self.n_outputs = self._probe()
 
     def value(self, x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -143,10 +143,78 @@ class PointEvaluator:
                 if not (tensors and outputs.requires_grad):
                     break
                 seed = self._to_torch(cotangent[rows])
-                grads = torch.autograd.grad(outputs, tensors, seed, allow_unused=True)
-                for sum_, grad in zip(total, grads, strict=True):
-                    if grad is not None:
-                        sum_ += grad
+                _accumulate(total, torch.autograd.grad(outputs, tensors, seed, allow_unused=True))
+        return self.parameters.flatten(total)
+
+    def variation(
+        self,
+        x: np.ndarray,
+        x_dot: np.ndarray | None,
+        weights_dot: np.ndarray | None,
+        weights: np.ndarray | None = None,
+        of_slope: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """First-order change of values, and of their derivatives, in a direction.
+
+        Parameters
+        ----------
+        x, weights
+            As for :meth:`value`.
+        x_dot
+            Change of the points, shape ``(n_points, n_inputs)``; ``None`` for none.
+        weights_dot
+            Change of the weights, shape ``(n_weights,)``; ``None`` for none.
+        of_slope
+            Whether the derivatives' change is wanted.
+
+        Returns
+        -------
+        values_dot : numpy.ndarray
+            Shape ``(n_points, n_outputs)``.
+        slope_dot : numpy.ndarray or None
+            Shape ``(n_points, n_outputs, n_inputs)``.
+        """
+        self.sweeps["variation"] += 1
+        values = np.empty((len(x), self.n_outputs))
+        slope = np.empty((len(x), self.n_outputs, self.n_inputs)) if of_slope else None
+        with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
+            w_dot = self.parameters.split(weights_dot)
+            for rows, points in self._chunks(x):
+                points.requires_grad_(True)
+                p_dot = None if x_dot is None else self._to_torch(x_dot[rows])
+                change = _directional_derivative(self.net, points, tensors, p_dot, w_dot)
+                values[rows] = _to_numpy(change)
+                if slope is not None:
+                    for j, slope_j in enumerate(_input_derivatives(change, points)):
+                        slope[rows, j] = _to_numpy(slope_j)
+        return values, slope
+
+    def weight_vjp_variation(
+        self,
+        x: np.ndarray,
+        cotangent: np.ndarray,
+        x_dot: np.ndarray | None,
+        weights_dot: np.ndarray | None,
+        weights: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """First-order change of :meth:`weight_vjp` for a fixed cotangent, in a direction.
+
+        Forward over reverse: the second derivatives of the network meet the cotangent and
+        the direction without any matrix.  Parameters as for the two methods; returns this
+        rank's sum, shape ``(n_weights,)``.
+        """
+        self.sweeps["variation"] += 1
+        total = self.parameters.zero_gradient()
+        with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
+            w_dot = self.parameters.split(weights_dot)
+            for rows, points in self._chunks(x):
+                points.requires_grad_(True)
+                p_dot = None if x_dot is None else self._to_torch(x_dot[rows])
+                change = _directional_derivative(self.net, points, tensors, p_dot, w_dot)
+                if not change.requires_grad:
+                    continue
+                seed = self._to_torch(cotangent[rows])
+                _accumulate(total, torch.autograd.grad(change, tensors, seed, allow_unused=True))
         return self.parameters.flatten(total)
 
     def _chunks(self, x: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
@@ -210,6 +278,40 @@ def _input_derivatives(outputs: Tensor, points: Tensor) -> Iterator[Tensor]:
             outputs[:, j].sum(), points, retain_graph=j + 1 < n_outputs, allow_unused=True
         )
         yield torch.zeros_like(points) if slope is None else slope
+
+
+def _directional_derivative(
+    net: nn.Module,
+    points: Tensor,
+    tensors: list[Tensor],
+    points_dot: Tensor | None,
+    tensors_dot: list[Tensor] | None,
+) -> Tensor:
+    """The derivative of the outputs in a direction, itself differentiable.
+
+    By two reverse sweeps: the product with the transposed Jacobian is linear in its
+    cotangent, so its derivative with respect to it is the Jacobian's own product.  Modules
+    that differentiate inside can be differentiated so, which torch's forward mode refuses.
+    """
+    outputs = net(points)
+    cotangent = torch.zeros_like(outputs, requires_grad=True)
+    pairs = [] if points_dot is None else [(points, points_dot)]
+    pairs += [] if tensors_dot is None else list(zip(tensors, tensors_dot, strict=True))
+    if not pairs or not outputs.requires_grad:
+        return torch.zeros_like(outputs)
+    places, directions = zip(*pairs, strict=True)
+    products = torch.autograd.grad(outputs, places, cotangent, create_graph=True, allow_unused=True)
+    along = [(p * d).sum() for p, d in zip(products, directions, strict=True) if p is not None]
+    if not along:
+        return torch.zeros_like(outputs)
+    (change,) = torch.autograd.grad(torch.stack(along).sum(), cotangent, create_graph=True)
+    return change
+
+
+def _accumulate(total: list[Tensor], grads: Sequence[Tensor | None]) -> None:
+    for sum_, grad in zip(total, grads, strict=True):
+        if grad is not None:
+            sum_ += grad
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray:

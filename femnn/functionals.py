@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 import ufl
-from firedrake.assemble import get_assembler
 from pyadjoint import AdjFloat, Block
 from pyadjoint.tape import annotate_tape, get_working_tape, stop_annotating
 
 from femnn.coefficient import neural_coefficients
 from femnn.cotangents import zero_cotangent
+from femnn.directions import Direction, directional_derivative
 from femnn.forms import constant_derivative, with_degrees
+from femnn.linear import KeptForms
 from femnn.mirrors import Mirrors, dependencies_of
 
 
@@ -84,39 +87,58 @@ class KeptFunctional:
         self.dependencies = dependencies_of(form)
         self.mirrors = Mirrors(self.dependencies)
         self.form = self.mirrors(form)
-        with stop_annotating():
-            self._assemble = get_assembler(self.form).assemble
-        self._derivatives: dict[Any, Any] = {}
+        self._directions = {s: Direction.like(c) for s, c in self.mirrors.copies.items()}
+        self._assembler = KeptForms()
 
     def value(self, values: dict[Any, Any]) -> float:
         """The functional's value; the sources' own values where none are given.  Collective."""
-        self.mirrors.load(values)
-        return float(self._assemble())
+        return self.change({}, values)
 
-    def derivative(self, source: Any, values: dict[Any, Any]) -> Any:
-        """The derivative with respect to one source: Cofunction, or array for a Constant."""
+    def change(self, dots: dict[Any, Any], values: dict[Any, Any]) -> float:
+        """The functional's change in a direction, its value where there is none.  Collective."""
         self.mirrors.load(values)
+        return self._number("value", self._set(dots), lambda: self.form)
+
+    def derivative(self, source: Any, dots: dict[Any, Any], values: dict[Any, Any]) -> Any:
+        """The derivative for one source, or its change in a direction.  Collective.
+
+        Returns
+        -------
+        Cofunction or numpy.ndarray
+            An array for a Constant.
+        """
+        self.mirrors.load(values)
+        moving = self._set(dots)
         copy = self.mirrors.copies[source]
         if isinstance(copy, fd.Constant):
             gradient = np.zeros(copy.ufl_shape)
             for index in np.ndindex(copy.ufl_shape):
-                gradient[index] = self._derivative((source, index), copy, index)
+                form = partial(constant_derivative, self.form, copy, index, [])
+                gradient[index] = self._number((source, index), moving, form)
             return gradient
         cotangent = zero_cotangent(copy.function_space())
-        self._derivative(source, copy, None, tensor=cotangent)
-        return cotangent
+        assemble = self._kept(source, moving, partial(fd.derivative, self.form, copy))
+        return cotangent if assemble is None else assemble(tensor=cotangent)
 
-    def _derivative(self, key: Any, copy: Any, index: tuple[int, ...] | None, **tensor: Any) -> Any:
-        if key not in self._derivatives:
-            if index is None:
-                form = fd.derivative(self.form, copy)
-            else:
-                form = constant_derivative(self.form, copy, index, [])
-            form = ufl.algorithms.expand_derivatives(form)
-            empty = not isinstance(form, ufl.Form) or form.empty()
-            self._derivatives[key] = None if empty else get_assembler(form).assemble
-        assembler = self._derivatives[key]
-        return 0.0 if assembler is None else assembler(**tensor)
+    def _number(self, key: Any, moving: list[Direction], make_form: Callable) -> float:
+        assemble = self._kept(key, moving, make_form)
+        return 0.0 if assemble is None else float(assemble())
+
+    def _kept(self, key: Any, moving: list[Direction], make_form: Callable) -> Callable | None:
+        """The assembler of a form, or of its change in a direction."""
+
+        def form() -> ufl.Form:
+            return directional_derivative(make_form(), moving) if moving else make_form()
+
+        return self._assembler((key, *map(id, moving)), form)
+
+    def _set(self, dots: dict[Any, Any]) -> list[Direction]:
+        moving = []
+        for source, direction in self._directions.items():
+            if dots.get(source) is not None:
+                direction.assign(dots[source])
+                moving.append(direction)
+        return moving
 
 
 # Kept as long as a block on a tape uses it.
@@ -138,20 +160,45 @@ class FunctionalBlock(Block):
     def recompute_component(
         self, inputs: list, block_variable: Any, idx: int, prepared: Any
     ) -> AdjFloat:
-        """Assemble the value again."""
         return AdjFloat(self.kept.value(self._values(inputs)))
 
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
-        """The derivative times the incoming number."""
-        derivative = self.kept.derivative(block_variable.output, self._values(inputs))
-        factor = float(adj_inputs[0])
+        return self._scaled(adj_inputs[0], block_variable.output, {}, inputs)
+
+    def evaluate_tlm_component(
+        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> AdjFloat:
+        return AdjFloat(self.kept.change(self._dots(), self._values(inputs)))
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list,
+        hessian_inputs: list,
+        adj_inputs: list,
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: list,
+        prepared: Any = None,
+    ) -> Any:
+        source, dots = block_variable.output, self._dots()
+        result = self._scaled(hessian_inputs[0], source, {}, inputs)
+        if dots and adj_inputs[0] is not None:
+            result += self._scaled(adj_inputs[0], source, dots, inputs)
+        return result
+
+    def _scaled(self, factor: Any, source: Any, dots: dict[Any, Any], inputs: list) -> Any:
+        derivative = self.kept.derivative(source, dots, self._values(inputs))
         if isinstance(derivative, np.ndarray):
-            return factor * derivative
+            return float(factor) * derivative
         with derivative.dat.vec as v:
-            v.scale(factor)
+            v.scale(float(factor))
         return derivative
+
+    def _dots(self) -> dict[Any, Any]:
+        known = ((bv.output, bv.tlm_value) for bv in self.get_dependencies())
+        return {source: dot for source, dot in known if dot is not None}
 
     def _values(self, inputs: list) -> dict[Any, Any]:
         return dict(zip(self.kept.dependencies, inputs, strict=True))

@@ -77,6 +77,10 @@ class ParameterVector:
                 p.data = data
                 p.requires_grad_(requires_grad)
 
+    def split(self, vector: np.ndarray | None) -> list[Tensor] | None:
+        """A vector as tensors in the parameters' shapes, or ``None`` for ``None``."""
+        return None if vector is None else self._split(vector)
+
     def _split(self, vector: np.ndarray) -> list[Tensor]:
         vector = np.asarray(vector, dtype=float)
         if vector.shape != (len(self),):

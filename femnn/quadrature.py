@@ -36,7 +36,8 @@ def default_degree(mesh: Any, operands: Sequence[Any]) -> int:
     """
     functions = [mesh.coordinates]
     functions += [c for op in operands for c in extract_coefficients(op)]
-    degrees = [f.function_space().ufl_element().embedded_subdegree for f in functions]
+    spaces = [space for f in functions for space in f.function_space().subspaces]
+    degrees = [space.ufl_element().embedded_subdegree for space in spaces]
     return 2 * max(1, *degrees) + 2
 
 

@@ -19,6 +19,7 @@ from femnn.forms import Implicit, total_derivative, with_degrees
 from femnn.mirrors import Mirrors, dependencies_of, version
 from femnn.parallel import all_ranks
 from femnn.quadrature import NetworkAtPoints, fill, flatten, quadrature_space
+from femnn.second_order import SecondOrder
 
 
 class NeuralVariationalProblem:
@@ -138,6 +139,7 @@ class NeuralVariationalSolver:
         self._holds: tuple[Any, Any] | None = None
         self._matrix_state: tuple | None = None
         self._linearisation: Linearisation | None = None
+        self._second_order: SecondOrder | None = None
         self._build(kwargs)
 
     def _build(self, kwargs: dict) -> None:
@@ -165,7 +167,7 @@ class NeuralVariationalSolver:
             d
             for form in (forward_tangent, self._inner._problem.Jp)
             if form is not None
-            for d in dependencies_of(form)
+            for d in dependencies_of(ufl.algorithms.expand_derivatives(form))
         ]
         self._keeps_tangent = self.unknown not in self._tangent_depends_on and not self._networks
 
@@ -253,6 +255,7 @@ class NeuralVariationalSolver:
         """Note that the private copies are in the state of this block's solution."""
         self._holds = (block, solution)
 
+    @no_annotations
     def boundary_snapshots(self) -> list[fd.Function | None]:
         """Boundary values that the tape does not know, as they are now."""
         return [b.snapshot() for b in self._boundary]
@@ -273,12 +276,25 @@ class NeuralVariationalSolver:
             self._linearisation = Linearisation(self)
         return self._linearisation
 
+    @no_annotations
+    def second_order_at(self, block: Any, values: Mapping[Any, Any], output: Any) -> SecondOrder:
+        """Second derivatives at the solution that ``block`` has computed."""
+        linearisation = self.linearised_at(block, values, output)
+        if self._second_order is None:
+            self._second_order = SecondOrder(linearisation)
+        return self._second_order
+
     # What the adjoint calls.
 
     @property
     def networks(self) -> list[_PrivateNetwork]:
         """The networks of the unknown, in private copies."""
         return self._networks
+
+    @property
+    def sources(self) -> dict[Any, Any]:
+        """The user's Functions and Constants, each with its private copy."""
+        return self._mirrors.copies
 
     @property
     def boundary(self) -> list[BoundaryValues]:

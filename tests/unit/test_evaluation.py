@@ -179,12 +179,12 @@ def test_no_points():
 def test_sweeps_are_counted():
     evaluator = PointEvaluator(MLP(2, 4, 1), 2, chunk_size=3)
     x = RNG.uniform(-1, 1, (10, 2))
-    assert evaluator.sweeps == {"value": 0, "derivative": 0, "vjp": 0}
+    assert evaluator.sweeps == {"value": 0, "derivative": 0, "vjp": 0, "variation": 0}
     evaluator.value(x)
     evaluator.value_and_derivative(x)
     evaluator.value_and_derivative(x)
     evaluator.weight_vjp(x, np.ones((10, 1)))
-    assert evaluator.sweeps == {"value": 1, "derivative": 2, "vjp": 1}
+    assert evaluator.sweeps == {"value": 1, "derivative": 2, "vjp": 1, "variation": 0}
 
 
 def test_read_only_and_strided_points():

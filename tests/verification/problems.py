@@ -44,7 +44,7 @@ def kappa_of_x(comm=MPI.COMM_WORLD):
     F = kappa * inner(grad(u), grad(v)) * dx - f * v * dx
     femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"), solver_parameters=TIGHT)
     penalty = 1e-2 * inner(kappa.grad(), kappa.grad()) + 0.1 * kappa**2
-    return femnn.assemble((u - x) ** 2 * dx + penalty * dx), [kappa.weights, f]
+    return femnn.assemble((u - x) ** 4 * dx + penalty * dx), [kappa.weights, f]
 
 
 def source_of_a_constant(comm=MPI.COMM_WORLD):
@@ -146,6 +146,33 @@ def taylor_orders(model, which):
     assert np.isclose(Jhat(here), J, rtol=1e-9), "the tape does not reproduce the model"
     with contextlib.redirect_stdout(io.StringIO()):
         return taylor_test(Jhat, here, direction), taylor_test(Jhat, away, direction)
+
+
+def second_order(model, which):
+    """For each of two points: order of the remainder with the Hessian's action, and the errors
+    of the tangent-linear model (against the gradient) and of the Hessian's symmetry."""
+    continue_annotation()
+    J, controls = model()
+    pause_annotation()
+    control = controls[which]
+    Jhat = ReducedFunctional(J, Control(control))
+    here, away, direction = _near(control)
+    other = direction._ad_mul(0.5)._ad_add(away)
+    results = []
+    for point in (here, away):
+        Jhat(point)
+        gradient = Jhat.derivative()
+        slope = direction._ad_dot(gradient)
+        tlm = abs(Jhat.tlm(direction) - slope) / abs(slope)
+        along = Jhat.hessian(direction)
+        curvature = direction._ad_dot(along)
+        one_way = other._ad_dot(along)
+        other_way = direction._ad_dot(Jhat.hessian(other))
+        with contextlib.redirect_stdout(io.StringIO()):
+            order = taylor_test(Jhat, point, direction, dJdm=slope, Hm=curvature)
+        symmetry = abs(one_way - other_way) / abs(one_way)
+        results.append((order, tlm, symmetry))
+    return results
 
 
 def value_and_gradient(model, comm):

@@ -33,6 +33,14 @@ def test_gradient_is_of_second_order(model, name, which):
     assert away > 1.95, f"{name}: order {away} away from there"
 
 
+@pytest.mark.parametrize(("model", "name", "which"), CASES, ids=IDS)
+def test_second_derivatives(model, name, which):
+    for order, tangent_error, asymmetry in problems.second_order(model, which):
+        assert order > 2.8, f"{name}: order {order} with the Hessian's action"
+        assert tangent_error < 1e-10, f"{name}: the tangent-linear model is not the gradient's"
+        assert asymmetry < 1e-9, f"{name}: the Hessian is not symmetric"
+
+
 @pytest.mark.parallel([1, 2, 3])
 @pytest.mark.parametrize(
     "model",
