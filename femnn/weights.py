@@ -9,7 +9,7 @@ import numpy as np
 from mpi4py import MPI
 from pyadjoint.overloaded_type import OverloadedType
 from pyadjoint.tape import annotate_tape
-from torch import nn
+from torch import Tensor, nn
 
 from femnn.parallel import vector_from_rank_zero
 from femnn.parameters import ParameterVector
@@ -86,6 +86,15 @@ class Weights(OverloadedType):
         vector = self._parameters.read()
         vector.flags.writeable = False
         return vector
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The network's trainable parameters; none for a value that belongs to no network."""
+        return [] if self._parameters is None else list(self._parameters.tensors)
+
+    def split(self, vector: np.ndarray) -> list[Tensor]:
+        """A vector of this length as tensors in the parameters' shapes."""
+        return [] if self._parameters is None else self._parameters.split(vector) or []
 
     def assign(self, value: Weights | np.ndarray) -> Weights:
         """Set the network's parameters.
