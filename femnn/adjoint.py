@@ -13,7 +13,6 @@ from femnn.cotangents import zero_cotangent
 from femnn.forms import constant_derivative, total_derivative
 from femnn.linear import KeptForms, TangentSolves
 from femnn.parallel import sum_over_ranks
-from femnn.quadrature import rows
 from femnn.weights import Weights
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Linearisation:
             assemble = self.kept(value, partial(self.cotangent_form, value))
             if assemble is not None:
                 vector = self.solver.weights_of(network)
-                cotangent = rows(assemble())
+                cotangent = network.points.at.rows(assemble())
                 total += network.evaluator.weight_vjp(network.points.inputs, cotangent, vector)
         return Weights(vector=sum_over_ranks(self.solver.unknown.comm, total))
 

@@ -14,7 +14,7 @@ from pyadjoint import Block
 from femnn.cotangents import zero_cotangent
 from femnn.directions import Direction, expression_along
 from femnn.parallel import sum_over_ranks
-from femnn.quadrature import entry_derivative, expression_derivative, fill, rows
+from femnn.quadrature import entry_derivative, expression_derivative
 from femnn.weights import Weights
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class EvaluationBlock(Block):
     ) -> Any:
         x = self._inputs_of_network(inputs)
         values = fd.Function(self.coefficient.function_space())
-        fill(values, self.coefficient.evaluator.value(x, inputs[0].vector))
+        self.coefficient.at.fill(values, self.coefficient.evaluator.value(x, inputs[0].vector))
         return maybe_disk_checkpoint(values)
 
     def prepare_evaluate_adj(
         self, inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> _Cotangents:
         x = self._inputs_of_network(inputs)
-        cotangent = rows(adj_inputs[0])
+        cotangent = self.coefficient.at.rows(adj_inputs[0])
         if all(index == 0 for index, _ in relevant_dependencies):
             return _Cotangents(x, cotangent, None)
         _, slope = self.coefficient.evaluator.value_and_derivative(x, inputs[0].vector)
@@ -84,7 +84,7 @@ class EvaluationBlock(Block):
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> fd.Function:
         change = fd.Function(self.coefficient.function_space())
-        fill(change, prepared)
+        self.coefficient.at.fill(change, prepared)
         return change
 
     def prepare_evaluate_hessian(
@@ -93,8 +93,12 @@ class EvaluationBlock(Block):
         x = self._inputs_of_network(inputs)
         fields = self._set_direction()
         weights, evaluator = inputs[0].vector, self.coefficient.evaluator
-        change = rows(hessian_inputs[0])
-        cotangent = np.zeros_like(change) if adj_inputs[0] is None else rows(adj_inputs[0])
+        change = self.coefficient.at.rows(hessian_inputs[0])
+        cotangent = (
+            np.zeros_like(change)
+            if adj_inputs[0] is None
+            else self.coefficient.at.rows(adj_inputs[0])
+        )
         if all(index == 0 for index, _ in relevant_dependencies):
             return _Cotangents(x, cotangent, None), _Cotangents(x, change, None), fields
         _, slope = evaluator.value_and_derivative(x, weights)
@@ -144,7 +148,7 @@ class EvaluationBlock(Block):
     def _on_operands(self, cotangent: np.ndarray, slope: np.ndarray) -> fd.Cofunction:
         """The values' cotangent carried to the operands, at the points."""
         result = zero_cotangent(self.coefficient.points.space)
-        fill(result, np.einsum("pj,pji->pi", cotangent, slope))
+        self.coefficient.at.fill(result, np.einsum("pj,pji->pi", cotangent, slope))
         return result
 
     def _onto(self, copy: Any, terms: list[tuple[Any, fd.Cofunction]]) -> Any:
@@ -160,13 +164,13 @@ class EvaluationBlock(Block):
         return total
 
     def _onto_constant(self, copy: fd.Constant, terms: list) -> np.ndarray:
-        local = np.zeros(copy.ufl_shape)
+        local, at = np.zeros(copy.ufl_shape), self.coefficient.at
         for index in np.ndindex(copy.ufl_shape):
             for expression, cotangent in terms:
                 change = entry_derivative(expression, copy, index)
                 if not isinstance(change, ufl.constantvalue.Zero):
                     at_points = fd.assemble(fd.interpolate(change, self.coefficient.points.space))
-                    local[index] += np.vdot(rows(at_points), rows(cotangent))
+                    local[index] += np.vdot(at.rows(at_points), at.rows(cotangent))
         return sum_over_ranks(self.coefficient.mesh.comm, local)
 
 

@@ -1,4 +1,4 @@
-"""NeuralCoefficient: a network as a UFL coefficient at quadrature points."""
+"""NeuralCoefficient: a network as a UFL coefficient at quadrature points or nodes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from femnn.mirrors import Mirrors, dependencies_of, version
 from femnn.networks import Gradient
 from femnn.quadrature import (
     NetworkAtPoints,
+    PointSet,
     default_degree,
     expression_derivative,
-    fill,
     flatten,
-    quadrature_space,
 )
 from femnn.weights import Weights
 
 
 class NeuralCoefficient(fd.Function):
-    """A coefficient whose values are ``net(operands)`` at the quadrature points of cells.
+    """A coefficient whose values are ``net(operands)`` at quadrature points (or nodes).
 
     Use it in a form as any other coefficient, and solve and assemble such forms with
     :class:`~femnn.NeuralVariationalSolver`, :func:`femnn.solve` and :func:`femnn.assemble`.
@@ -47,6 +46,15 @@ class NeuralCoefficient(fd.Function):
     degree
         Degree of the quadrature rule.  By default 2 p + 2, with p the highest polynomial
         degree among the Functions in the operands and the mesh's coordinates.
+    measure
+        Where the points are: ``dx`` (cells), ``ds`` (exterior facets: a law of the boundary)
+        or ``dS`` (interior facets; the operands are those of each side).  Facets are
+        supported on simplices and intervals.
+    space
+        A function space whose degrees of freedom are point values: the network is then
+        evaluated at its nodes, and the coefficient is a Function on it, for Dirichlet data,
+        initial states, fields and parameters of elements.  Such a coefficient must not
+        depend on the unknown.
     shape
         Shape of the values.  By default ``()`` for one output and ``(n,)`` for n outputs.
     mesh
@@ -64,8 +72,10 @@ class NeuralCoefficient(fd.Function):
         The network.
     operands : tuple
         The operands.
-    degree : int
-        The quadrature degree.
+    degree : int or None
+        The quadrature degree; ``None`` at nodes.
+    at : PointSet
+        The points.
 
     Raises
     ------
@@ -101,28 +111,34 @@ class NeuralCoefficient(fd.Function):
         net: nn.Module,
         *operands: Any,
         degree: int | None = None,
+        measure: ufl.Measure = ufl.dx,
+        space: Any = None,
         shape: tuple[int, ...] | None = None,
         mesh: Any = None,
         chunk_size: int | None = None,
         name: str | None = None,
     ):
         operands = _checked_operands(operands)
-        mesh = mesh or _mesh_of(operands)
+        mesh = mesh or (_mesh_of(operands) if space is None else space.mesh())
+        at = _points_of(mesh, operands, degree, measure, space)
         n_inputs = total_inputs([op.ufl_shape for op in operands])
         evaluator = PointEvaluator(net, n_inputs, chunk_size)
         self.__dict__.update(
             net=net,
             operands=operands,
-            degree=default_degree(mesh, operands) if degree is None else int(degree),
+            at=at,
+            degree=at.degree,
+            measure=measure,
             evaluator=evaluator,
             weights=Weights.of(net, mesh.comm),
             _points=None,
             _state=None,
             _recorded=None,
         )
+        shape = shape if space is None else space.value_shape
         shape = _value_shape(shape, evaluator.n_outputs, type(net).__name__)
         super().__init__(
-            quadrature_space(mesh, self.degree, shape),
+            at.space(shape) if space is None else space,
             name=name or f"N[{type(net).__name__}]",
             block_class=EvaluationBlock,
             _ad_floating_active=True,
@@ -162,9 +178,7 @@ class NeuralCoefficient(fd.Function):
         """The network at the points, with its operands written in private copies."""
         if self._points is None:
             mirrors = Mirrors(self.dependencies)
-            at = NetworkAtPoints(
-                self.evaluator, mirrors(flatten(self.operands)), self.mesh, self.degree
-            )
+            at = NetworkAtPoints(self.evaluator, mirrors(flatten(self.operands)), self.at)
             self.__dict__["_points"] = at
             self.__dict__["mirrors"] = mirrors
         return self._points
@@ -196,7 +210,7 @@ class NeuralCoefficient(fd.Function):
             points = self.points
             self.mirrors.load()
             self.weights.check(self.weights.vector)
-            fill(self.topological, self.evaluator.value(points.interpolate()))
+            self.at.fill(self.topological, self.evaluator.value(points.interpolate()))
             self.__dict__["_state"] = state
         return self
 
@@ -230,6 +244,7 @@ class NeuralCoefficient(fd.Function):
                 Gradient(self.net),
                 *self.operands,
                 degree=self.degree,
+                measure=self.measure,
                 shape=(self.evaluator.n_inputs,),
                 mesh=self.mesh,
                 chunk_size=self.evaluator.chunk_size,
@@ -284,6 +299,20 @@ def neural_coefficients(form: Any) -> list[NeuralCoefficient]:
     """The neural coefficients in a form or expression."""
     coefficients = form.coefficients() if isinstance(form, ufl.Form) else extract_coefficients(form)
     return [c for c in coefficients if isinstance(c, NeuralCoefficient)]
+
+
+def _points_of(
+    mesh: Any, operands: tuple[Any, ...], degree: int | None, measure: ufl.Measure, space: Any
+) -> PointSet:
+    if space is not None:
+        if degree is not None:
+            raise ValueError(
+                f"NeuralCoefficient got space={space} and degree={degree}: a network is evaluated "
+                "at a space's nodes or at quadrature points, give one of the two."
+            )
+        return PointSet.of_nodes(space)
+    degree = default_degree(mesh, operands) if degree is None else int(degree)
+    return PointSet.of_rule(mesh, degree, measure.integral_type())
 
 
 def _checked_operands(operands: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -16,8 +16,6 @@ from femnn.quadrature import (
     NetworkAtPoints,
     entry_derivative,
     expression_derivative,
-    fill,
-    rows,
 )
 
 
@@ -124,9 +122,9 @@ class NetworkDirection:
     def fill(self, weights: np.ndarray, of_slope: bool) -> None:
         """Write the changes of values (and derivatives) into :attr:`directions`."""
         values, slope = self.variation(weights, of_slope)
-        fill(self.directions[0].change, values)
+        self.points.at.fill(self.directions[0].change, values)
         if slope is not None:
-            fill(self.directions[1].change, slope)
+            self.points.at.fill(self.directions[1].change, slope)
 
     def variation(
         self, weights: np.ndarray, of_slope: bool
@@ -152,7 +150,7 @@ class NetworkDirection:
             return None
         target, interpolate = kept
         interpolate()
-        return rows(target).copy()
+        return self.points.at.rows(target).copy()
 
     def _make_interpolator(self, directions: Sequence[Direction]) -> tuple[Any, Callable] | None:
         change = expression_along(self.points.operands, directions)

@@ -28,15 +28,18 @@ def with_degrees(form: ufl.Form) -> ufl.Form:
 
 
 def _with_degree(integral: ufl.Integral) -> ufl.Integral:
-    coefficients = neural_coefficients(integral.integrand())
+    found = neural_coefficients(integral.integrand())
+    coefficients = [c for c in found if c.degree is not None]
     if not coefficients:
         return integral
-    first = coefficients[0]
-    if integral.integral_type() != "cell":
-        raise NotImplementedError(
-            f"{first.name()} stands in an integral of type {integral.integral_type()!r}: neural "
-            "coefficients live in cells, use them with dx."
-        )
+    first, place = coefficients[0], integral.integral_type()
+    for coefficient in coefficients:
+        if coefficient.at.integral_type != place:
+            raise ValueError(
+                f"{coefficient.name()} is evaluated at the points of {coefficient.measure} and "
+                f"stands in an integral of type {place!r}: make it with measure=dx, ds or dS, as "
+                "the integral is. One network can be in several coefficients."
+            )
     for other in coefficients[1:]:
         if other.degree != first.degree:
             raise ValueError(

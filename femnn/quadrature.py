@@ -1,8 +1,9 @@
-"""A network at the quadrature points of a mesh: operands in, values and derivatives out."""
+"""Points of a mesh (of a quadrature rule, or nodes), and the operands of a network there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import firedrake as fd
@@ -17,14 +18,82 @@ from ufl.algorithms.apply_derivatives import apply_derivatives
 from femnn.evaluation import PointEvaluator
 
 
-def quadrature_space(mesh: Any, degree: int, shape: tuple[int, ...] = ()) -> Any:
-    """Space of values of ``shape`` at the points of the rule of ``degree`` in each cell."""
-    element = FiniteElement("Quadrature", mesh.ufl_cell(), degree, quad_scheme="default")
-    if len(shape) == 1:
-        element = VectorElement(element, dim=shape[0])
-    elif shape:
-        element = TensorElement(element, shape=shape)
-    return fd.FunctionSpace(mesh, element)
+@dataclass(frozen=True)
+class PointSet:
+    """The points at which a network is evaluated: those of a quadrature rule, or nodes.
+
+    Attributes
+    ----------
+    mesh
+        The mesh.
+    element
+        The scalar element whose degrees of freedom are values at the points.
+    integral_type
+        ``"cell"``, ``"exterior_facet"``, ``"interior_facet"``, or ``"node"``.
+    degree
+        The quadrature rule's degree; ``None`` for nodes.
+    chosen
+        Indices of the points among those that this rank owns; ``None`` for all.
+    """
+
+    mesh: Any
+    element: Any
+    integral_type: str
+    degree: int | None = None
+    chosen: np.ndarray | None = None
+
+    @classmethod
+    @no_annotations
+    def of_rule(cls, mesh: Any, degree: int, integral_type: str = "cell") -> PointSet:
+        """The points of the default rule of a degree, in cells or on facets."""
+        if integral_type == "cell":
+            element = FiniteElement("Quadrature", mesh.ufl_cell(), degree, quad_scheme="default")
+            return cls(mesh, element, integral_type, degree)
+        if mesh.extruded or not mesh.ufl_cell().is_simplex:
+            raise NotImplementedError(
+                f"a coefficient on facets of {mesh.ufl_cell()} cells: Firedrake has Boundary "
+                "Quadrature elements on simplices and intervals only."
+            )
+        element = FiniteElement("BQ", mesh.ufl_cell(), degree)
+        test = fd.TestFunction(fd.FunctionSpace(mesh, element))
+        if integral_type == "exterior_facet":
+            weights = fd.assemble(test * fd.ds(degree=degree))
+        else:
+            weights = fd.assemble((test("+") + test("-")) * fd.dS(degree=degree))
+        chosen = np.flatnonzero(weights.dat.data_ro)
+        return cls(mesh, element, integral_type, degree, chosen)
+
+    @classmethod
+    def of_nodes(cls, space: Any) -> PointSet:
+        """The nodes of a space whose degrees of freedom are point values."""
+        element = space.ufl_element()
+        while element.num_sub_elements and element.family() != "TensorProductElement":
+            element = element.sub_elements[0]
+        return cls(space.mesh(), element, "node")
+
+    def space(self, shape: tuple[int, ...] = ()) -> Any:
+        """Function space of values of ``shape`` at the points."""
+        element = self.element
+        if len(shape) == 1:
+            element = VectorElement(element, dim=shape[0])
+        elif shape:
+            element = TensorElement(element, shape=shape)
+        return fd.FunctionSpace(self.mesh, element)
+
+    def rows(self, function: Any) -> np.ndarray:
+        """The owned points' values of a Function or Cofunction, shape ``(n_points, n)``."""
+        data = function.dat.data_ro
+        flat = data.reshape(len(data), int(np.prod(data.shape[1:], dtype=int)))
+        return flat if self.chosen is None else flat[self.chosen]
+
+    def fill(self, function: Any, values: np.ndarray) -> None:
+        """Write one row of ``values`` for each owned point into a Function or Cofunction."""
+        data = function.dat.data_wo
+        if self.chosen is None:
+            data[...] = values.reshape(data.shape)
+        else:
+            data[...] = 0.0
+            data[self.chosen] = values.reshape(-1, *data.shape[1:])
 
 
 def default_degree(mesh: Any, operands: Sequence[Any]) -> int:
@@ -70,7 +139,7 @@ def entry_derivative(expression: Any, constant: fd.Constant, index: tuple[int, .
 
 
 class NetworkAtPoints:
-    """One network at the quadrature points that this rank owns.
+    """One network at the points that this rank owns.
 
     Parameters
     ----------
@@ -78,18 +147,16 @@ class NetworkAtPoints:
         The network.
     operands
         UFL vector of the network's inputs.
-    mesh, degree
-        Where: the points of the rule of this degree in each cell.
+    points
+        Where.
     """
 
     @no_annotations
-    def __init__(self, evaluator: PointEvaluator, operands: Any, mesh: Any, degree: int):
+    def __init__(self, evaluator: PointEvaluator, operands: Any, points: PointSet):
         self.evaluator = evaluator
         self.operands = operands
-        self.comm = mesh.comm
-        self.degree = degree
-        (n_inputs,) = operands.ufl_shape
-        self._inputs = fd.Function(quadrature_space(mesh, degree, (n_inputs,)))
+        self.at = points
+        self._inputs = fd.Function(points.space(operands.ufl_shape))
         space = self._inputs.function_space()
         interpolator = fd.get_interpolator(fd.interpolate(operands, space))
         self._interpolate = interpolator._get_callable(tensor=self._inputs)
@@ -101,23 +168,10 @@ class NetworkAtPoints:
 
     @property
     def space(self) -> Any:
-        """The Quadrature space of the operands."""
+        """The space of the operands' values."""
         return self._inputs.function_space()
 
     @property
     def inputs(self) -> np.ndarray:
         """The operands of the last :meth:`interpolate`."""
-        n_inputs = self.evaluator.n_inputs
-        return self._inputs.dat.data_ro.reshape(-1, n_inputs)
-
-
-def fill(function: Any, values: np.ndarray) -> None:
-    """Write one row of ``values`` for each owned point into a Function on a Quadrature space."""
-    data = function.dat.data_wo
-    data[...] = values.reshape(data.shape)
-
-
-def rows(function: Any) -> np.ndarray:
-    """The owned points' values of a Function or Cofunction, shape ``(n_owned_points, n)``."""
-    data = function.dat.data_ro
-    return data.reshape(len(data), int(np.prod(data.shape[1:], dtype=int)))
+        return self.at.rows(self._inputs)

@@ -14,7 +14,6 @@ from femnn.adjoint import Linearisation
 from femnn.directions import Direction, NetworkDirection, directional_derivative
 from femnn.forms import constant_derivative, total_derivative
 from femnn.parallel import sum_over_ranks
-from femnn.quadrature import rows
 from femnn.weights import Weights
 
 
@@ -179,11 +178,11 @@ class _Network:
 
     def note_cotangents(self, linearisation: Linearisation, change_of: Callable) -> None:
         """Keep what the adjoint state says of the network's values, and its change."""
-        value = self.private.terms.value
+        value, at = self.private.terms.value, self.private.points.at
         first = linearisation.kept(value, partial(linearisation.cotangent_form, value))
         change = change_of(value, partial(linearisation.cotangent_form, value))
-        self._cotangent = None if first is None else rows(first()).copy()
-        self._cotangent_change = None if change is None else rows(change()).copy()
+        self._cotangent = None if first is None else at.rows(first()).copy()
+        self._cotangent_change = None if change is None else at.rows(change()).copy()
 
     def weight_gradient(self, weights: np.ndarray) -> np.ndarray:
         """The rank's part of the change of the weights' gradient at a fixed adjoint state."""

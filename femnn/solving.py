@@ -18,7 +18,7 @@ from femnn.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.forms import Implicit, total_derivative, with_degrees
 from femnn.mirrors import Mirrors, dependencies_of, version
 from femnn.parallel import all_ranks
-from femnn.quadrature import NetworkAtPoints, fill, flatten, quadrature_space
+from femnn.quadrature import NetworkAtPoints, flatten
 from femnn.second_order import SecondOrder
 
 
@@ -80,6 +80,14 @@ class NeuralVariationalProblem:
         coefficients = dict.fromkeys(c for form in forms for c in neural_coefficients(form))
         self.implicit = [c for c in coefficients if c.depends_on(u)]
         self.explicit = [c for c in coefficients if not c.depends_on(u)]
+        values = (bc._original_arg for bc in self.bcs)
+        self.explicit += [g for g in values if isinstance(g, NeuralCoefficient)]
+        for coefficient in self.implicit:
+            if coefficient.degree is None:
+                raise ValueError(
+                    f"{coefficient.name()} is evaluated at the nodes of a space and depends on the "
+                    "unknown: leave out space=..., so that it is evaluated at quadrature points."
+                )
         if is_linear and self.implicit:
             raise ValueError(
                 f"the problem is given as a == L, but {self.implicit[0].name()} depends on the "
@@ -421,14 +429,13 @@ class _PrivateNetwork:
         self.evaluator = coefficient.evaluator
         operands = mirrors(flatten(coefficient.operands))
         self.depends_on = dependencies_of(operands)
-        mesh, degree = coefficient.mesh, coefficient.degree
-        self.points = NetworkAtPoints(self.evaluator, operands, mesh, degree)
+        self.points = NetworkAtPoints(self.evaluator, operands, coefficient.at)
         (n_inputs,) = operands.ufl_shape
         n_outputs = self.evaluator.n_outputs
         slope_shape = (n_inputs,) if coefficient.ufl_shape == () else (n_outputs, n_inputs)
         self.terms = Implicit(
             value=fd.Function(coefficient.function_space(), name=coefficient.name()),
-            slope=fd.Function(quadrature_space(mesh, degree, slope_shape)),
+            slope=fd.Function(coefficient.at.space(slope_shape)),
             operands=operands,
         )
 
@@ -436,8 +443,8 @@ class _PrivateNetwork:
         """Values and derivatives at the present operands.  Collective."""
         x = self.points.interpolate()
         values, slope = self.evaluator.value_and_derivative(x, weights)
-        fill(self.terms.value, values)
-        fill(self.terms.slope, slope)
+        self.points.at.fill(self.terms.value, values)
+        self.points.at.fill(self.terms.slope, slope)
 
 
 def solve(

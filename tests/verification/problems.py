@@ -117,6 +117,53 @@ def several_coefficients(comm=MPI.COMM_WORLD):
     return femnn.assemble(inner(u, u) * dx + p * x * dx), [viscosity.weights, force.weights, inflow]
 
 
+def boundary_law(comm=MPI.COMM_WORLD):
+    """A heat flux as a network of the surface's temperature, on a part of the boundary."""
+    mesh, V, u, v = _square(comm)
+    x, y = SpatialCoordinate(mesh)
+    outside = Function(V, name="outside").interpolate(1 + x)
+    net = femnn.MLP(2, 10, 1, output="softplus", seed=1)
+    transfer = femnn.NeuralCoefficient(net, u, y, measure=ds)
+    F = (1 + u**2) * inner(grad(u), grad(v)) * dx - 3 * v * dx
+    F += transfer * (u - outside) * v * ds((1, 2))
+    femnn.solve(F == 0, u, DirichletBC(V, 0, 3), solver_parameters=TIGHT)
+    return femnn.assemble((u - x) ** 4 * dx + 0.1 * transfer**2 * ds), [transfer.weights, outside]
+
+
+def interface_law(comm=MPI.COMM_WORLD):
+    """Discontinuous unknowns coupled by a network of position and of a field on the facets."""
+    mesh = UnitSquareMesh(6, 5, comm=comm)
+    V = FunctionSpace(mesh, "DG", 1)
+    u, v = Function(V, name="u"), TestFunction(V)
+    x, y = SpatialCoordinate(mesh)
+    P = FunctionSpace(mesh, "CG", 1)
+    m = Function(P, name="m").interpolate(x * y)
+    net = femnn.MLP(3, 10, 1, output="softplus", seed=1)
+    stiffness = femnn.NeuralCoefficient(net, x, y, m, measure=dS)
+    F = (1 + u**2) * inner(grad(u), grad(v)) * dx + u * v * dx - 3 * x * v * dx
+    F += 10 * avg(stiffness) * jump(u) * jump(v) * dS
+    femnn.solve(F == 0, u, solver_parameters=TIGHT)
+    return femnn.assemble((u - x) ** 4 * dx), [stiffness.weights, m]
+
+
+def nodal_values(comm=MPI.COMM_WORLD):
+    """Dirichlet data, an initial state and parameters of elements as networks."""
+    mesh, V, u, v = _square(comm)
+    x, y = SpatialCoordinate(mesh)
+    D = FunctionSpace(mesh, "DG", 0)
+    attribute = Function(D, name="attribute").interpolate(sin(4 * x) * y)
+    g = femnn.NeuralCoefficient(femnn.MLP(2, 8, 1, seed=1), x, y, space=V)
+    start = femnn.NeuralCoefficient(femnn.MLP(2, 8, 1, seed=2), x, y, space=V)
+    theta = femnn.NeuralCoefficient(
+        femnn.MLP(1, 8, 1, output="softplus", seed=3), attribute, space=D
+    )
+    start.update()
+    un = Function(V, name="un").interpolate(start)
+    F = (u - un) * v * dx + theta * (1 + u**2) * inner(grad(u), grad(v)) * dx
+    femnn.solve(F == 0, u, DirichletBC(V, g, "on_boundary"), solver_parameters=TIGHT)
+    return femnn.assemble((u - x) ** 4 * dx), [g.weights, start.weights, theta.weights, attribute]
+
+
 def _near(value):
     """The same value, and a point some way off, and a direction: independent of the ranks."""
     rng = np.random.default_rng(0)
