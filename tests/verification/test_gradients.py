@@ -58,6 +58,9 @@ def test_second_derivatives(model, name, which):
         problems.kappa_of_u_and_gradient,
         problems.time_loop,
         problems.several_coefficients,
+        problems.boundary_law,
+        problems.interface_law,
+        problems.nodal_values,
     ],
     ids=lambda m: m.__name__,
 )
