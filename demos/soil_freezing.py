@@ -7,16 +7,16 @@ H(T) - H(T_old), so a step across freezing loses no latent heat.
 
 The first half of the record is for fitting: its first winter is held back to choose the
 penalty on the weights and the stopping, then the networks are fitted to both.  The second
-half is judged once.  The soil's water at freeze-up is not measured and differs between years,
-so the latent part of H has one factor w, free for the first winter and 1 for the second; the
-second half is judged with w = 1, the last that is known.
+half is judged once, at the end.  The soil's water at freeze-up is not measured and differs
+between years, so the latent part of H has one factor w, free for the first winter and 1 for
+the second; the second half is judged with w = 1, the last that is known.
 
-The factor w, and that the last winter's is taken, were devised in a prototype study that had
-looked at the second half, so the numbers are those of a development, not of a blind test.
-Without w no law that is fitted to both winters does much better than k by depth alone, with
-the mean of both winters' w much of the gain is lost, and the hand-made law with w, of 13
-numbers, does better than the networks: what changes from year to year matters most, and two
-winters cannot tell it.
+The factor w, that the last winter's is taken, and where the networks begin were devised in
+studies that had looked at the second half, so the numbers are those of a development, not of
+a blind test.  Without w no law that is fitted to both winters does much better than k by depth
+alone, with the mean of both winters' w much of the gain is lost, and the hand-made law with w,
+of 13 numbers, does better than the networks: what changes from year to year matters most, and
+two winters cannot tell it.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from femnn.coefficient import NeuralCoefficient
     from femnn.functionals import assemble
+    from femnn.layer import PDELayer
     from femnn.networks import MLP, Gradient, InputScaling
     from femnn.solving import NeuralVariationalProblem, NeuralVariationalSolver, solve
     from femnn.storage import load, save
@@ -27,6 +28,7 @@ __all__ = [
     "NeuralCoefficient",
     "NeuralVariationalProblem",
     "NeuralVariationalSolver",
+    "PDELayer",
     "Weights",
     "assemble",
     "fit",
@@ -39,6 +41,7 @@ __all__ = [
 _MODULES = {
     "coefficient": ("NeuralCoefficient",),
     "functionals": ("assemble",),
+    "layer": ("PDELayer",),
     "networks": ("MLP", "Gradient", "InputScaling"),
     "solving": ("NeuralVariationalProblem", "NeuralVariationalSolver", "solve"),
     "storage": ("load", "save"),

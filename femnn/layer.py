@@ -145,20 +145,34 @@ class _Evaluate(torch.autograd.Function):
     def forward(ctx: Any, layer: PDELayer, *tensors: Tensor) -> Tensor:
         result, state = layer.evaluate(tensors)
         ctx.layer, ctx.state, ctx.number = layer, state, layer._evaluations
-        ctx.kinds = [(t.device, t.dtype, t.shape) for t in tensors]
+        ctx.save_for_backward(*tensors)
         first = tensors[0] if tensors else torch.zeros((), dtype=torch.float64)
         values = result.dat.data_ro.copy() if isinstance(result, fd.Function) else float(result)
         return torch.as_tensor(values, dtype=first.dtype, device=first.device)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple:
-        gradients = ctx.layer.gradients(ctx.state, ctx.number, cotangent)
-        shaped = [
-            g.reshape(shape).to(device, dtype)
-            for g, (device, dtype, shape) in zip(gradients, ctx.kinds, strict=True)
-        ]
-        return (None, *shaped)
+        tensors = ctx.saved_tensors
+        return None, *_Gradient.apply(ctx.layer, ctx.state, ctx.number, cotangent, *tensors)
+
+
+class _Gradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, layer: PDELayer, state: dict, number: int, cotangent: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        gradients = layer.gradients(state, number, cotangent)
+        return tuple(
+            g.reshape(t.shape).to(t.device, t.dtype)
+            for g, t in zip(gradients, tensors, strict=True)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple:
+        raise RuntimeError(
+            "PDELayer: double backward is not possible. Use Jhat.hessian for second derivatives "
+            "of the model, and detach() what needs no second derivative."
+        )
 
 
 def _flat(tensors: list[Tensor]) -> np.ndarray:

@@ -17,7 +17,7 @@ from femnn.boundary import BoundaryValues
 from femnn.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.forms import Implicit, total_derivative, with_degrees
 from femnn.mirrors import Mirrors, dependencies_of, version
-from femnn.parallel import all_ranks
+from femnn.parallel import all_ranks, any_rank
 from femnn.quadrature import NetworkAtPoints, flatten
 from femnn.second_order import SecondOrder
 
@@ -280,6 +280,7 @@ class NeuralVariationalSolver:
             self.unknown.assign(output.saved_output)
             self.remember(block, output.checkpoint)
         self.refresh()
+        self._raise_failures()
         if self._linearisation is None:
             self._linearisation = Linearisation(self)
         return self._linearisation
@@ -344,6 +345,18 @@ class NeuralVariationalSolver:
             network.evaluate(self.weights_of(network))
         self._evaluated = (state, iterate)
 
+    def _raise_failures(self) -> None:
+        """Raise on every rank what a network has raised on one of them.  Collective."""
+        failures = [n.failure for n in self._networks if n.failure is not None]
+        if not any_rank(self.unknown.comm, bool(failures)):
+            return
+        for network in self._networks:
+            network.failure = None
+        self._evaluated = None
+        if failures:
+            raise failures[0]
+        raise RuntimeError("a network raised an error on another rank: see that rank's message.")
+
     def _privately(self, form: ufl.Form) -> ufl.Form:
         values = {n.coefficient: n.terms.value for n in self._networks}
         return ufl.replace(form, {**self._mirrors.copies, **values})
@@ -369,15 +382,17 @@ class NeuralVariationalSolver:
         try:
             inner.solve()
         except fd.ConvergenceError as error:
+            self._raise_failures()
             raise fd.ConvergenceError(f"{error}\n{self._diagnosis()}") from error
         except PETSc.Error as error:
-            inside = error.__cause__  # what a network or a callback of the user's has raised
+            inside = error.__cause__  # what a callback of the user's has raised
             if inside is None:
                 raise
             raise inside from inside.__cause__
         if self._keeps_tangent:
             self._matrix_state = self._tangent_state()
         self.refresh()
+        self._raise_failures()
 
     def _tangent_state(self) -> tuple:
         return tuple(version(d) for d in self._tangent_depends_on)
@@ -427,6 +442,7 @@ class _PrivateNetwork:
     def __init__(self, coefficient: NeuralCoefficient, mirrors: Mirrors):
         self.coefficient = coefficient
         self.evaluator = coefficient.evaluator
+        self.failure: Exception | None = None
         operands = mirrors(flatten(coefficient.operands))
         self.depends_on = dependencies_of(operands)
         self.points = NetworkAtPoints(self.evaluator, operands, coefficient.at)
@@ -440,9 +456,19 @@ class _PrivateNetwork:
         )
 
     def evaluate(self, weights: np.ndarray) -> None:
-        """Values and derivatives at the present operands.  Collective."""
+        """Values and derivatives at the present operands.  Collective.
+
+        What the network raises is kept as :attr:`failure`, and its values become NaN: Newton's
+        method then ends on all ranks together, also where one alone has failed.
+        """
         x = self.points.interpolate()
-        values, slope = self.evaluator.value_and_derivative(x, weights)
+        try:
+            values, slope = self.evaluator.value_and_derivative(x, weights)
+        except Exception as error:
+            self.failure = error
+            n_outputs = self.evaluator.n_outputs
+            values = np.full((len(x), n_outputs), np.nan)
+            slope = np.full((len(x), n_outputs, self.evaluator.n_inputs), np.nan)
         self.points.at.fill(self.terms.value, values)
         self.points.at.fill(self.terms.slope, slope)
 

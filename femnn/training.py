@@ -208,6 +208,12 @@ class _Loss:
                     "Control(kappa.weights)). For fields use pyadjoint's minimize or TAOSolver."
                 )
         self.sizes = [len(c) for c in self.controls]
+        owned = [id(p) for c in self.controls for p in c.parameters]
+        if len(set(owned)) < len(owned):
+            raise ValueError(
+                "fit: two controls share some of their parameters, but not all: each would get a "
+                "part of the gradient. Put the networks into one torch module."
+            )
         self.comm = self.controls[0].comm
         self.target, self.callback = target, callback
         self.evaluations = self.rejected = self.iterations = 0
@@ -338,7 +344,7 @@ class _Loss:
         """A barrier that sends a line search back towards the last good point."""
         self.rejected += 1
         if not self._bar.disable:
-            self._bar.write(f"fit: rejected step: {why}")
+            self._bar.write(f"fit: rejected step: {why}", file=sys.stderr)
         away = weights - self.last.weights
         length = float(np.linalg.norm(away))
         rise = 10.0 * max(abs(self.last.loss), 1e-30)

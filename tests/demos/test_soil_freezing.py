@@ -59,7 +59,7 @@ def made_file(demo, tmp_path):
 
 def test_known_law(demo, made_file, tmp_path, capsys):
     """The whole demo: the networks predict a second half that they have not seen."""
-    sizes = "--step 5 --final-step 5 --iterations 8 --penalties 0.001".split()
+    sizes = ["--step", "5", "--final-step", "5", "--iterations", "8", "--penalties", "0.001"]
     folder = tmp_path / "results"
     numbers = demo("soil_freezing").main(
         ["--data", str(made_file), "--output", str(folder), *sizes]

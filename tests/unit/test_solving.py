@@ -573,3 +573,34 @@ def test_adjoints_of_time_steps_with_changing_steps(change_at, V):
         Jhat.derivative()
         # the matrix of the last step is there; going back, that of the first steps is not
         assert len(calls) == (0 if change_at is None else 1)
+
+
+class FailsOnTheLastRank(torch.nn.Module):
+    """A law that raises an error on one rank, when told to."""
+
+    armed = False
+
+    def forward(self, x):
+        if self.armed and COMM_WORLD.rank == COMM_WORLD.size - 1:
+            raise ZeroDivisionError("inside the network")
+        return 1 + x**2
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_an_error_inside_a_network_ends_all_ranks_and_the_solver_goes_on():
+    net = FailsOnTheLastRank()
+    V = FunctionSpace(UnitSquareMesh(6, 6), "CG", 1)
+    u, v = Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(net, u)
+    F = kappa * inner(grad(u), grad(v)) * dx - v * dx
+    problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, "on_boundary"))
+    solver = femnn.NeuralVariationalSolver(problem)
+    net.armed = True
+    with pytest.raises((ZeroDivisionError, RuntimeError), match=r"inside the network|another rank"):
+        solver.solve()
+    net.armed = False
+    solver.solve()
+    expected = Function(V)
+    exact = (1 + expected**2) * inner(grad(expected), grad(v)) * dx(degree=4) - v * dx
+    solve(exact == 0, expected, DirichletBC(V, 0, "on_boundary"))
+    assert errornorm(expected, u) < 1e-10
