@@ -12,6 +12,7 @@ import ufl
 from femnn.cotangents import zero_cotangent
 from femnn.forms import constant_derivative, total_derivative
 from femnn.linear import KeptForms, TangentSolves
+from femnn.mirrors import copy_values
 from femnn.parallel import sum_over_ranks
 from femnn.weights import Weights
 
@@ -48,8 +49,8 @@ class Linearisation:
     def solve(self, incoming: fd.Cofunction) -> fd.Function:
         """Solve the adjoint equation for dJ/du; returns a copy of the adjoint state."""
         self._boundary_residual = None
-        self._incoming.assign(incoming)
-        self._right_side.assign(incoming)
+        copy_values(incoming, self._incoming)
+        copy_values(incoming, self._right_side)
         self.solve_tangent(self._right_side, self.adjoint_state, transposed=True)
         return self.adjoint_state.copy(deepcopy=True)
 

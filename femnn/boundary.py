@@ -8,6 +8,8 @@ import firedrake as fd
 import ufl
 from pyadjoint.overloaded_type import OverloadedType
 
+from femnn.mirrors import copy_values
+
 
 class BoundaryValues:
     """A boundary condition with values of its own, loaded from the user's or the tape's.
@@ -57,5 +59,7 @@ class BoundaryValues:
             self.value.assign(float(value))
         elif isinstance(value, fd.Function) and value.ufl_element() != self.value.ufl_element():
             self.value.interpolate(value)
+        elif isinstance(value, fd.Function):
+            copy_values(value, self.value)
         else:
             self.value.assign(value)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import firedrake as fd
 import ufl
 from pyadjoint.tape import no_annotations
+from pyop2 import op2
 from tsfc.ufl_utils import extract_firedrake_constants
 from ufl.algorithms import extract_coefficients
 
@@ -72,8 +73,21 @@ class Mirrors:
             known = self._loaded.get(source)
             state = (version(value), version(copy))
             if known is None or known[0] is not value or known[1] != state:
-                copy.assign(value)
+                copy_values(value, copy)
                 self._loaded[source] = (value, (state[0], version(copy)))
+
+
+def copy_values(source: Any, target: Any) -> None:
+    """Copy the data of a Function, Cofunction or Constant into another of the same space.
+
+    Without what Firedrake's ``assign`` does to expressions, which costs as much as
+    assembling a small form.
+    """
+    if type(source.dat) in (op2.Dat, op2.MixedDat) and type(target.dat) is type(source.dat):
+        source.dat.copy(target.dat)
+        target.dat.increment_dat_version()
+    else:
+        target.assign(source)
 
 
 def _empty_copy(source: Value) -> Value:

@@ -13,6 +13,7 @@ import ufl
 from femnn.adjoint import Linearisation
 from femnn.directions import Direction, NetworkDirection, directional_derivative
 from femnn.forms import constant_derivative, total_derivative
+from femnn.mirrors import copy_values
 from femnn.parallel import sum_over_ranks
 from femnn.weights import Weights
 
@@ -80,20 +81,20 @@ class SecondOrder:
         """
         linearisation, unknown = self.linearisation, self.solver.problem.u
         self._set(dots, solution_dot, of_slope=True)
-        self._adjoint.assign(adjoint_state)
-        linearisation.adjoint_state.assign(adjoint_state)
+        copy_values(adjoint_state, self._adjoint)
+        copy_values(adjoint_state, linearisation.adjoint_state)
         for network in self._networks:
             network.note_cotangents(linearisation, self._change_of)
-        self._right_side.assign(incoming)
+        copy_values(incoming, self._right_side)
         self._add(self._right_side, unknown, partial(linearisation.field_form, unknown))
-        self._adjoint_change.assign(linearisation.solve(self._right_side))
+        copy_values(linearisation.solve(self._right_side), self._adjoint_change)
 
     def gradient(self, dependency: Any) -> Any:
         """The change of the gradient with respect to one dependency.  Collective."""
         linearisation = self.linearisation
-        linearisation.adjoint_state.assign(self._adjoint_change)
+        copy_values(self._adjoint_change, linearisation.adjoint_state)
         result = linearisation.gradient(dependency)
-        linearisation.adjoint_state.assign(self._adjoint)
+        copy_values(self._adjoint, linearisation.adjoint_state)
         if isinstance(dependency, Weights):
             return self._add_to_weights(dependency, result)
         if isinstance(dependency, fd.Constant):

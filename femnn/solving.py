@@ -16,7 +16,7 @@ from femnn.blocks import SolveBlock
 from femnn.boundary import BoundaryValues
 from femnn.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.forms import Implicit, total_derivative, with_degrees
-from femnn.mirrors import Mirrors, dependencies_of, version
+from femnn.mirrors import Mirrors, copy_values, dependencies_of, version
 from femnn.parallel import all_ranks, any_rank
 from femnn.quadrature import NetworkAtPoints, flatten
 from femnn.second_order import SecondOrder
@@ -222,7 +222,7 @@ class NeuralVariationalSolver:
         with stop_annotating():
             self._load({})
             self._run()
-            problem.u.assign(self.unknown)
+            copy_values(self.unknown, problem.u)
             for coefficient, network in zip(problem.implicit, self._networks, strict=True):
                 coefficient.set_values(network.terms.value)
         if block is not None:
@@ -250,12 +250,12 @@ class NeuralVariationalSolver:
         self._load(values, boundary)
         if guess is not None and self.warm_start:
             recorded = self.unknown.copy(deepcopy=True)
-            self.unknown.assign(guess)
+            copy_values(guess, self.unknown)
             try:
                 self._run()
                 return self.unknown.copy(deepcopy=True)
             except fd.ConvergenceError:
-                self.unknown.assign(recorded)
+                copy_values(recorded, self.unknown)
         self._run()
         return self.unknown.copy(deepcopy=True)
 
@@ -277,7 +277,7 @@ class NeuralVariationalSolver:
             or self._holds[1] is not output.checkpoint
         ):
             self._load(values, block.boundary)
-            self.unknown.assign(output.saved_output)
+            copy_values(output.saved_output, self.unknown)
             self.remember(block, output.checkpoint)
         self.refresh()
         self._raise_failures()
