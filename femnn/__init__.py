@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from femnn.functionals import assemble
     from femnn.layer import PDELayer
     from femnn.networks import MLP, Gradient, InputScaling
+    from femnn.operator import apply
     from femnn.solving import NeuralVariationalProblem, NeuralVariationalSolver, solve
     from femnn.storage import load, save
     from femnn.symbolic import to_ufl
@@ -30,6 +31,7 @@ __all__ = [
     "NeuralVariationalSolver",
     "PDELayer",
     "Weights",
+    "apply",
     "assemble",
     "fit",
     "load",
@@ -42,6 +44,7 @@ _MODULES = {
     "coefficient": ("NeuralCoefficient",),
     "functionals": ("assemble",),
     "layer": ("PDELayer",),
+    "operator": ("apply",),
     "networks": ("MLP", "Gradient", "InputScaling"),
     "solving": ("NeuralVariationalProblem", "NeuralVariationalSolver", "solve"),
     "storage": ("load", "save"),

@@ -280,25 +280,23 @@ def _input_derivatives(outputs: Tensor, points: Tensor) -> Iterator[Tensor]:
         yield torch.zeros_like(points) if slope is None else slope
 
 
-def _directional_derivative(
-    net: nn.Module,
-    points: Tensor,
-    tensors: list[Tensor],
-    points_dot: Tensor | None,
-    tensors_dot: list[Tensor] | None,
-) -> Tensor:
-    """The derivative of the outputs in a direction, itself differentiable.
+def along_directions(outputs: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The derivative of outputs along directions, itself differentiable.
 
     By two reverse sweeps: the product with the transposed Jacobian is linear in its
     cotangent, so its derivative with respect to it is the Jacobian's own product.  Modules
     that differentiate inside can be differentiated so, which torch's forward mode refuses.
+
+    Parameters
+    ----------
+    outputs
+        Computed from the places with gradients enabled.
+    pairs
+        Places (tensors that require gradients) and their directions.
     """
-    outputs = net(points)
-    cotangent = torch.zeros_like(outputs, requires_grad=True)
-    pairs = [] if points_dot is None else [(points, points_dot)]
-    pairs += [] if tensors_dot is None else list(zip(tensors, tensors_dot, strict=True))
     if not pairs or not outputs.requires_grad:
         return torch.zeros_like(outputs)
+    cotangent = torch.zeros_like(outputs, requires_grad=True)
     places, directions = zip(*pairs, strict=True)
     products = torch.autograd.grad(outputs, places, cotangent, create_graph=True, allow_unused=True)
     along = [(p * d).sum() for p, d in zip(products, directions, strict=True) if p is not None]
@@ -306,6 +304,18 @@ def _directional_derivative(
         return torch.zeros_like(outputs)
     (change,) = torch.autograd.grad(torch.stack(along).sum(), cotangent, create_graph=True)
     return change
+
+
+def _directional_derivative(
+    net: nn.Module,
+    points: Tensor,
+    tensors: list[Tensor],
+    points_dot: Tensor | None,
+    tensors_dot: list[Tensor] | None,
+) -> Tensor:
+    pairs = [] if points_dot is None else [(points, points_dot)]
+    pairs += [] if tensors_dot is None else list(zip(tensors, tensors_dot, strict=True))
+    return along_directions(net(points), pairs)
 
 
 def _accumulate(total: list[Tensor], grads: Sequence[Tensor | None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,19 @@ class Weights(OverloadedType):
     def split(self, vector: np.ndarray) -> list[Tensor]:
         """A vector of this length as tensors in the parameters' shapes."""
         return [] if self._parameters is None else self._parameters.split(vector) or []
+
+    def loaded(
+        self, vector: np.ndarray | None, trainable: bool
+    ) -> AbstractContextManager[list[Tensor]]:
+        """Let the network use ``vector`` as its weights; see ``ParameterVector.loaded``."""
+        if self._parameters is None:
+            raise ValueError(f"{self.name}: this value belongs to no network.")
+        return self._parameters.loaded(vector, trainable)
+
+    @staticmethod
+    def flatten(tensors: list[Tensor]) -> np.ndarray:
+        """Tensors in the parameters' shapes as one vector."""
+        return ParameterVector.flatten(tensors)
 
     def assign(self, value: Weights | np.ndarray) -> Weights:
         """Set the network's parameters.

@@ -7,6 +7,7 @@ import contextlib
 import io
 
 import numpy as np
+import torch
 from firedrake import *
 from firedrake.adjoint import *
 from mpi4py import MPI
@@ -162,6 +163,46 @@ def nodal_values(comm=MPI.COMM_WORLD):
     F = (u - un) * v * dx + theta * (1 + u**2) * inner(grad(u), grad(v)) * dx
     femnn.solve(F == 0, u, DirichletBC(V, g, "on_boundary"), solver_parameters=TIGHT)
     return femnn.assemble((u - x) ** 4 * dx), [g.weights, start.weights, theta.weights, attribute]
+
+
+class Encoder(torch.nn.Module):
+    """Maps attributes of elements and a number for all of them to one value for each element."""
+
+    def __init__(self):
+        super().__init__()
+        self.law = femnn.MLP(2, 8, 1, output="softplus", seed=5)
+
+    def forward(self, attribute, number):
+        both = torch.stack([attribute, number.expand_as(attribute)], dim=1)
+        return self.law(both)[:, 0]
+
+
+class Mean(torch.nn.Module):
+    """Two numbers from one: the same on every rank."""
+
+    def __init__(self):
+        super().__init__()
+        self.law = femnn.MLP(1, 6, 2, seed=6)
+
+    def forward(self, number):
+        return self.law(number.reshape(1, 1))[0]
+
+
+def torch_on_the_tape(comm=MPI.COMM_WORLD):
+    """Torch modules as nodes of the tape, before a solve with a network inside."""
+    mesh, V, u, v = _square(comm)
+    x, y = SpatialCoordinate(mesh)
+    D = FunctionSpace(mesh, "DG", 0)
+    attribute = Function(D, name="attribute").interpolate(sin(4 * x) * y)
+    c = Constant(0.7, name="c")
+    encoder = Encoder()
+    theta = femnn.apply(encoder, attribute, c, into=D)
+    forces = femnn.apply(Mean(), c, into=Constant([0.0, 0.0]))
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 8, 1, output="softplus", seed=1), u)
+    F = theta * kappa * inner(grad(u), grad(v)) * dx - (5 + forces[0] * x + forces[1]) * v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"), solver_parameters=TIGHT)
+    weights = femnn.Weights.of(encoder)
+    return femnn.assemble((u - x) ** 4 * dx), [weights, kappa.weights, attribute, c]
 
 
 def _near(value):

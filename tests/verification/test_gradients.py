@@ -27,6 +27,10 @@ CASES = [
     (problems.nodal_values, "initial", 1),
     (problems.nodal_values, "elements", 2),
     (problems.nodal_values, "attribute", 3),
+    (problems.torch_on_the_tape, "encoder", 0),
+    (problems.torch_on_the_tape, "inside", 1),
+    (problems.torch_on_the_tape, "attribute", 2),
+    (problems.torch_on_the_tape, "constant", 3),
     (problems.several_coefficients, "shared", 0),
     (problems.several_coefficients, "vector", 1),
     (problems.several_coefficients, "boundary", 2),
@@ -61,6 +65,7 @@ def test_second_derivatives(model, name, which):
         problems.boundary_law,
         problems.interface_law,
         problems.nodal_values,
+        problems.torch_on_the_tape,
     ],
     ids=lambda m: m.__name__,
 )
