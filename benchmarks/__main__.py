@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 
+from benchmarks import derivatives, mosaic
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
 from femnn.storage import atomic_file
@@ -14,18 +15,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="output/bench", help="folder of results.json")
     parser.add_argument("--repeats", type=int, default=8, help="calls that are timed")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=BENCHMARKS,
+        metavar="NAME",
+        help=f"some of them: {', '.join(BENCHMARKS)}",
+    )
     options = parser.parse_args()
-    results = {
-        "written out": against_written_out(32, options.repeats),
-        "bare torch": against_bare_torch(6 * 2 * 256 * 256, options.repeats),
-        "by hand": [against_by_hand(n, options.repeats) for n in (64, 128, 256)],
-    }
-    report(results)
-    with atomic_file(f"{options.output}/results.json") as path:
-        path.write_text(json.dumps(results, indent=2))
+    results = {}
+    for name in options.only or BENCHMARKS:
+        key, measure, report = BENCHMARKS[name]
+        results[key] = measure(options.repeats)
+        report(results[key])
+        with atomic_file(f"{options.output}/results.json") as path:
+            path.write_text(json.dumps(results, indent=2))
 
 
-def against_written_out(n, repeats):
+def against_written_out(repeats, n=32):
     """First and later calls of femnn and of the network written out in UFL, and their memory."""
     kinds = ("femnn", "femnn, recorded guess", "written out")
     runs = {kind: json.loads(run_fresh("one_method", kind, n, repeats)) for kind in kinds}
@@ -36,8 +43,7 @@ def against_written_out(n, repeats):
     return runs
 
 
-def report(results):
-    runs = results["written out"]
+def report_written_out(runs):
     theirs = runs["written out"]
     print("\n(a) The network written out in UFL, Firedrake's solver, pyadjoint; 32 x 32")
     print(f"    {'':<34}{'cold':>9}{'forward':>11}{'+ gradient':>12}{'memory':>11}")
@@ -53,18 +59,75 @@ def report(results):
             f"    {'times faster: ' + kind:<34}{ratios[0]:>9.1f}{ratios[1]:>11.1f}"
             f"{ratios[2]:>12.1f}{theirs['memory'] / ours['memory']:>8.1f} x less"
         )
-    torch_run = results["bare torch"]
+
+
+def report_bare_torch(run):
     print(
-        f"\n(b) Values and derivatives at {torch_run['points']} points over bare torch in chunks "
-        f"of {torch_run['best chunk']}: {torch_run['ratio']:.2f}"
+        f"\n(b) Values and derivatives at {run['points']} points over bare torch in chunks "
+        f"of {run['best chunk']}: {run['ratio']:.2f}"
     )
+
+
+def report_by_hand(rows):
     print("\n(c) femnn over an adjoint written by hand for this problem")
     print(f"    {'cells':<12}{'forward':>9}{'+ gradient':>12}{'seconds':>10}")
-    for row in results["by hand"]:
+    for row in rows:
         print(
             f"    {row['cells']:<12}{row['forward']:>9.2f}{row['forward and gradient']:>12.2f}"
             f"{row['seconds']:>10.3f}"
         )
+
+
+def report_derivatives(run):
+    early, late = run["memory"]["gradients"]
+    used = run["memory"]["MiB"]
+    print(
+        f"\n(d) A gradient over a solve {run['gradient over forward']:.2f}, a Hessian action over "
+        f"a gradient {run['Hessian action over gradient']:.2f}; {run['cells']}"
+    )
+    print(
+        f"    Memory after {early} gradients {used[0]:.0f} MiB, after {late} {used[1]:.0f} MiB; "
+        f"{run['memory']['cells']}"
+    )
+
+
+def report_mosaic(rows):
+    print("\n(e) Mosaic's thermal problem, forward and vector-Jacobian product; MUMPS for all")
+    print(f"    {'cells':<16}{'femnn':>10}{'by hand':>11}{'ratio':>8}{'pyadjoint':>12}{'ratio':>8}")
+    for row in rows:
+        ours, by_hand, theirs = (1e3 * row["seconds"][k] for k in ("femnn", "by hand", "pyadjoint"))
+        print(
+            f"    {row['cells']:<16}{ours:>7.1f} ms{by_hand:>8.1f} ms{row['ratio']:>8.2f}"
+            f"{theirs:>9.1f} ms{row['pyadjoint ratio']:>8.2f}"
+        )
+    errors = [max(r[k] for r in rows) for k in ("gradient error", "finite difference error")]
+    print(
+        f"    femnn's gradient differs by {errors[0]:.0e} from the one by hand, by {errors[1]:.0e} "
+        "from finite differences"
+    )
+
+
+# For each name on the command line: its key in the results, what measures, what prints.
+BENCHMARKS = {
+    "written-out": ("written out", against_written_out, report_written_out),
+    "bare-torch": (
+        "bare torch",
+        lambda repeats: against_bare_torch(6 * 2 * 256 * 256, repeats),
+        report_bare_torch,
+    ),
+    "by-hand": (
+        "by hand",
+        lambda repeats: [against_by_hand(n, repeats) for n in (64, 128, 256)],
+        report_by_hand,
+    ),
+    "derivatives": ("derivatives", derivatives.measure, report_derivatives),
+    "mosaic": (
+        "mosaic",
+        # The smallest takes 10 ms: many calls, so that the machine's noise does not decide.
+        lambda repeats: [mosaic.against_by_hand(nx, repeats * 256 // nx) for nx in (64, 128, 256)],
+        report_mosaic,
+    ),
+}
 
 
 if __name__ == "__main__":

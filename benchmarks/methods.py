@@ -44,30 +44,51 @@ class WithFemnn:
 
 
 class WrittenOut:
-    """The network in UFL, each weight a piecewise constant field, with pyadjoint's own adjoint."""
+    """The network in UFL, each parameter a piecewise constant field, and pyadjoint's adjoint."""
 
     def __init__(self, n):
         get_working_tape().clear_tape()
         u, v, bc, observed = discretise(n)
         continue_annotation()
-        net = network()
-        D = FunctionSpace(u.function_space().mesh(), "DG", 0)
-        self.fields = [Function(D).assign(float(w)) for w in femnn.Weights.of(net).vector]
-        (kappa,) = femnn.to_ufl(net, u, weights=self.fields)
-        F = kappa * inner(grad(u), grad(v)) * dx(degree=DEGREE) - 10 * v * dx
+        mesh, layers = u.function_space().mesh(), []
+        for layer in network().layers:
+            if isinstance(layer, torch.nn.Linear):
+                W = Function(TensorFunctionSpace(mesh, "DG", 0, shape=tuple(layer.weight.shape)))
+                b = Function(VectorFunctionSpace(mesh, "DG", 0, dim=layer.out_features))
+                layers.append((W, b))
+        self.fields = [field for layer in layers for field in layer]
+        self.sizes = [int(np.prod(f.ufl_shape)) for f in self.fields]
+        self._set(self.fields, femnn.Weights.of(network()).vector)
+        F = self._law(layers, u) * inner(grad(u), grad(v)) * dx(degree=DEGREE) - 10 * v * dx
         problem = NonlinearVariationalProblem(F, u, bc)
         NonlinearVariationalSolver(problem, solver_parameters=OPTIONS).solve()
         J = assemble(0.5 * (u - observed) ** 2 * dx)
         pause_annotation()
         self.Jhat = ReducedFunctional(J, [Control(f) for f in self.fields])
         set_working_tape(Tape())
-        self.space = D
+
+    @staticmethod
+    def _law(layers, u):
+        x = as_vector([u])
+        for W, b in layers[:-1]:
+            y = dot(W, x) + b
+            x = as_vector([tanh(y[i]) for i in range(len(y))])
+        W, b = layers[-1]
+        return ln(1 + exp((dot(W, x) + b)[0]))
+
+    def _set(self, fields, w):
+        with stop_annotating():
+            for field, values in zip(fields, np.split(w, np.cumsum(self.sizes)[:-1]), strict=True):
+                field.dat.data_wo[...] = values.reshape(field.ufl_shape)
 
     def value(self, w):
-        return float(self.Jhat([Function(self.space).assign(float(wi)) for wi in w]))
+        fields = [Function(f.function_space()) for f in self.fields]
+        self._set(fields, w)
+        return float(self.Jhat(fields))
 
     def gradient(self):
-        return np.array([d.dat.data_ro.sum() for d in self.Jhat.derivative()])
+        parts = [d.dat.data_ro.sum(axis=0).ravel() for d in self.Jhat.derivative()]
+        return np.concatenate(parts)
 
 
 class ByHand:

@@ -109,7 +109,8 @@ class ByHand:
             ).assemble
             weighted = -p.heat(p.temperature, self.multiplier)
             self.assemble_gradient = get_assembler(derivative(weighted, p.rho)).assemble
-            self.ksp = LinearSolver(self.matrix, solver_parameters=OPTIONS).ksp
+            self.linear = LinearSolver(self.matrix, solver_parameters=OPTIONS)
+            self.ksp = self.linear.ksp
 
     def value_and_gradient(self, rho):
         with stop_annotating():
@@ -153,10 +154,10 @@ class WithPyadjoint:
 
 
 def densities(nx, count):
-    """Densities as an optimiser visits them, each a step from the last."""
+    """Densities between 0.2 and 0.8, all different."""
     rng = np.random.default_rng(0)
     first = rng.uniform(0.3, 0.7, nx * (nx // 2))
-    return [first + 0.02 * i * rng.uniform(-1, 1, first.size) for i in range(count)]
+    return [first + 0.1 * rng.uniform(-1, 1, first.size) for _ in range(count)]
 
 
 def finite_difference_error(method, rho):

@@ -17,7 +17,15 @@ os.environ.setdefault("FIREDRAKE_DISABLE_OPTIONS_LEFT", "1")  # argv is the demo
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from firedrake import COMM_WORLD, Function, VTKFile
+from firedrake import (
+    COMM_WORLD,
+    Function,
+    FunctionSpace,
+    VertexOnlyMesh,
+    VTKFile,
+    assemble,
+    interpolate,
+)
 
 import femnn
 from femnn.parallel import from_rank_zero, on_rank_zero
@@ -55,6 +63,39 @@ def at_least(lower: int) -> Callable[[str], int]:
         return int(text)
 
     return integer
+
+
+class Stations:
+    """Points at which a field is observed.
+
+    Parameters
+    ----------
+    mesh
+        The mesh that holds the points.
+    points
+        Coordinates, shape ``(n, dimension)``; the same on every rank.
+    """
+
+    def __init__(self, mesh, points: np.ndarray):
+        inside = VertexOnlyMesh(mesh, points)
+        self.space = FunctionSpace(inside, "DG", 0)
+        self._ordered = FunctionSpace(inside.input_ordering, "DG", 0)
+
+    def of(self, u: Function) -> Function:
+        """The field at the points; recorded on the tape."""
+        return assemble(interpolate(u, self.space))
+
+    def read(self, u: Function) -> np.ndarray:
+        """The field at the points, in their order, on every rank."""
+        values = assemble(interpolate(self.of(u), self._ordered)).dat.data_ro.copy()
+        return from_rank_zero(COMM_WORLD, values)
+
+    def function(self, values: np.ndarray) -> Function:
+        """Values at the points, in their order, as a Function."""
+        ordered = Function(self._ordered)
+        owned = ordered.dat.data_wo  # all on rank 0
+        owned[:] = values[: len(owned)]
+        return assemble(interpolate(ordered, self.space))
 
 
 def values_at(net: torch.nn.Module, points: np.ndarray) -> np.ndarray:

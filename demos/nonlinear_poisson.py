@@ -17,12 +17,11 @@ data and s enters the training.
 import common
 import matplotlib.pyplot as plt
 import numpy as np
-from common import relative_difference, values_at
+from common import Stations, relative_difference, values_at
 from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
-from femnn.parallel import from_rank_zero
 
 SOURCE = 2.6
 NOISE = 0.01
@@ -48,23 +47,10 @@ def observe(cells: int, stations: np.ndarray) -> np.ndarray:
     u = Function(FunctionSpace(mesh, "P", 3))
     form, bc = residual(u, truth(u))
     solve(form == 0, u, bcs=bc)
-    points = VertexOnlyMesh(mesh, stations)
-    at_points = assemble(interpolate(u, FunctionSpace(points, "DG", 0)))
-    ordered = FunctionSpace(points.input_ordering, "DG", 0)
-    values = assemble(interpolate(at_points, ordered)).dat.data_ro.copy()
-    return from_rank_zero(mesh.comm, values)
+    return Stations(mesh, stations).read(u)
 
 
-def on_stations(mesh, stations: np.ndarray, values: np.ndarray) -> Function:
-    """The stations' values as a Function on a mesh of points in ``mesh``."""
-    points = VertexOnlyMesh(mesh, stations)
-    ordered = Function(FunctionSpace(points.input_ordering, "DG", 0))
-    owned = ordered.dat.data_wo  # all on rank 0
-    owned[:] = values[: len(owned)]
-    return assemble(interpolate(ordered, FunctionSpace(points, "DG", 0)))
-
-
-def recover(values: np.ndarray, spread: float, data: Function, u: Function, chosen) -> tuple:
+def recover(values: np.ndarray, spread: float, stations: Stations, u: Function, chosen) -> tuple:
     """Train a network for kappa(u); u becomes the model's solution."""
     net = femnn.MLP(
         *(1, 20, 20, 1),
@@ -74,12 +60,12 @@ def recover(values: np.ndarray, spread: float, data: Function, u: Function, chos
         seed=chosen.seed,
     )
     kappa = femnn.NeuralCoefficient(net, u)
+    data = stations.function(values)
     form, bc = residual(u, kappa)
     get_working_tape().clear_tape()
     continue_annotation()
     femnn.solve(form == 0, u, bcs=bc)
-    at_stations = assemble(interpolate(u, data.function_space()))
-    J = assemble(0.5 / len(values) * (at_stations - data) ** 2 * dx)
+    J = assemble(0.5 / len(values) * (stations.of(u) - data) ** 2 * dx)
     Jhat = ReducedFunctional(J, Control(kappa.weights))
     pause_annotation()
     target = noise_misfit(spread, len(values)) if spread else None
@@ -141,14 +127,14 @@ def main(argv: list[str] | None = None) -> dict:
     exact = observe(2 * chosen.cells, stations)
     noise = random.normal(0, 1, chosen.stations)
     mesh = UnitSquareMesh(chosen.cells, chosen.cells)
+    observed = Stations(mesh, stations)
     visited = np.linspace(exact.min(), exact.max(), 1000)
     nets, runs, fields = {}, {}, []
     for name, level in {"no noise": 0.0, "1 % noise": NOISE}.items():
         spread = level * exact.max()
         values = exact + spread * noise
-        data = on_stations(mesh, stations, values)
         u = Function(FunctionSpace(mesh, "P", 2), name=f"u {name}")
-        nets[name], result = recover(values, spread, data, u, chosen)
+        nets[name], result = recover(values, spread, observed, u, chosen)
         error = relative_difference(values_at(nets[name], visited[:, None]), truth(visited))
         runs[name] = {"kappa_error": error, "spread": spread, **common.numbers_of(result)}
         fields += [u, law_on_nodes(nets[name], u, f"kappa {name}")]

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from femnn.coefficient import NeuralCoefficient
+    from femnn.constrained import ConvexMLP, MonotoneMLP
+    from femnn.features import FourierFeatures, InputScaling, PeriodicInputs
     from femnn.functionals import assemble
+    from femnn.laws import Even, Odd, SPDTensor, SymmetricTensor
     from femnn.layer import PDELayer
-    from femnn.networks import MLP, Gradient, InputScaling
+    from femnn.networks import MLP, Gradient
     from femnn.operator import apply
     from femnn.solving import NeuralVariationalProblem, NeuralVariationalSolver, solve
     from femnn.storage import load, save
     from femnn.symbolic import to_ufl
+    from femnn.tables import save_table
     from femnn.training import FitResult, fit
     from femnn.weights import Weights
 
@@ -23,32 +27,45 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "ConvexMLP",
+    "Even",
     "FitResult",
+    "FourierFeatures",
     "Gradient",
     "InputScaling",
+    "MonotoneMLP",
     "NeuralCoefficient",
     "NeuralVariationalProblem",
     "NeuralVariationalSolver",
+    "Odd",
     "PDELayer",
+    "PeriodicInputs",
+    "SPDTensor",
+    "SymmetricTensor",
     "Weights",
     "apply",
     "assemble",
     "fit",
     "load",
     "save",
+    "save_table",
     "solve",
     "to_ufl",
 ]
 
 _MODULES = {
     "coefficient": ("NeuralCoefficient",),
+    "constrained": ("ConvexMLP", "MonotoneMLP"),
+    "features": ("FourierFeatures", "InputScaling", "PeriodicInputs"),
     "functionals": ("assemble",),
+    "laws": ("Even", "Odd", "SPDTensor", "SymmetricTensor"),
     "layer": ("PDELayer",),
     "operator": ("apply",),
-    "networks": ("MLP", "Gradient", "InputScaling"),
+    "networks": ("MLP", "Gradient"),
     "solving": ("NeuralVariationalProblem", "NeuralVariationalSolver", "solve"),
     "storage": ("load", "save"),
     "symbolic": ("to_ufl",),
+    "tables": ("save_table",),
     "training": ("FitResult", "fit"),
     "weights": ("Weights",),
 }

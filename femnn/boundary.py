@@ -31,12 +31,15 @@ class BoundaryValues:
         self.source = source
         space = source.function_space()
         self.value = fd.Function(space)
-        self.bc = fd.DirichletBC(space, self.value, source.sub_domain)
+        self.bc = source.reconstruct(g=self.value)
 
     @property
     def on_tape(self) -> bool:
-        """Whether the tape follows the values: a Function or Constant was given for them."""
-        return isinstance(self.source._original_arg, OverloadedType)
+        """Whether the tape follows the values: a Function or Constant was given, and stayed."""
+        given = self.source._original_arg
+        if isinstance(given, fd.Function) and given.ufl_element().family() != "Real":
+            return self.source.function_arg is given
+        return isinstance(given, OverloadedType) and hasattr(self.source, "_function_arg_update")
 
     def snapshot(self) -> fd.Function | None:
         """The present values, where the tape does not follow them."""

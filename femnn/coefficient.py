@@ -16,8 +16,9 @@ from ufl.domain import extract_domains
 from femnn.blocks import EvaluationBlock
 from femnn.directions import Direction, NetworkDirection
 from femnn.evaluation import PointEvaluator, total_inputs
-from femnn.mirrors import Mirrors, dependencies_of, version
+from femnn.mirrors import CoordinateState, Mirrors, dependencies_of, version
 from femnn.networks import Gradient
+from femnn.parallel import all_ranks
 from femnn.quadrature import (
     NetworkAtPoints,
     PointSet,
@@ -89,6 +90,8 @@ class NeuralCoefficient(fd.Function):
     The values (``kappa.dat``) are rank-local, one row for each quadrature point of a cell
     that the rank owns.  They are as of the last solve, :func:`femnn.assemble` or
     :meth:`update`; using them after weights or operands have changed is an error.
+    Firedrake's own variational solvers would take the values as they are: a law of the
+    unknown needs femnn's.
 
     References
     ----------
@@ -129,9 +132,11 @@ class NeuralCoefficient(fd.Function):
             at=at,
             degree=at.degree,
             measure=measure,
+            has_default_degree=degree is None,
             evaluator=evaluator,
             weights=Weights.of(net, mesh.comm),
             _points=None,
+            _moved=CoordinateState(mesh),
             _state=None,
             _recorded=None,
         )
@@ -203,10 +208,11 @@ class NeuralCoefficient(fd.Function):
         """Evaluate the network at the operands' and weights' present values.  Collective.
 
         Does nothing where neither has changed.  :func:`femnn.assemble` and the solvers call
-        it; call it before this coefficient is used elsewhere, as in ``Function.interpolate``.
+        it; call it before this coefficient is used elsewhere, as in ``project(kappa, V)``.
         """
+        self.weights.check_ranks(self.mesh.comm)
         state = self._present_state()
-        if self._state != state:
+        if not all_ranks(self.mesh.comm, self._state == state):
             points = self.points
             self.mirrors.load()
             self.weights.check(self.weights.vector)
@@ -272,7 +278,8 @@ class NeuralCoefficient(fd.Function):
     def _present_state(self) -> tuple:
         return (
             self.weights.vector.tobytes(),
-            self.mesh.coordinates.dat.dat_version,
+            self.evaluator.state(),
+            self._moved(),
             *(version(d) for d in self.dependencies),
         )
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from femnn.parameters import ParameterVector
 
@@ -65,7 +67,26 @@ class PointEvaluator:
             raise ValueError(f"chunk_size={chunk_size}: wanted a positive number of points.")
         self.parameters = ParameterVector(net.parameters())
         self.sweeps = {"value": 0, "derivative": 0, "vjp": 0, "variation": 0}
+        self._by_mode = [m for m in net.modules() if isinstance(m, (_DropoutNd, _NormBase))]
         self.n_outputs = self._probe()
+
+    def state(self) -> tuple:
+        """Changes whenever what is not a weight (buffers, frozen parameters) has changed."""
+        mine = {id(p) for p in self.parameters.tensors}
+        rest = [t for t in (*self.net.parameters(), *self.net.buffers()) if id(t) not in mine]
+        if any(t.requires_grad for t in rest):
+            raise ValueError(
+                f"parameters of the network {type(self.net).__name__} were made trainable after "
+                "its coefficient was made: make the coefficient anew, so that its weights hold them."
+            )
+        return tuple((id(t), t._version) for t in rest)
+
+    def _check_mode(self) -> None:
+        if any(m.training for m in self._by_mode):
+            raise ValueError(
+                f"the network {type(self.net).__name__} has dropout or batch normalisation in "
+                "training mode, so its values change from call to call: call net.eval()."
+            )
 
     def value(self, x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Values of the module.
@@ -84,6 +105,7 @@ class PointEvaluator:
         """
         self.sweeps["value"] += 1
         values = np.empty((len(x), self.n_outputs))
+        self._check_mode()
         with self.parameters.loaded(weights, trainable=False), torch.no_grad():
             for rows, points in self._chunks(x):
                 values[rows] = _to_numpy(self.net(points))
@@ -109,6 +131,7 @@ class PointEvaluator:
         self.sweeps["derivative"] += 1
         values = np.empty((len(x), self.n_outputs))
         derivative = np.empty((len(x), self.n_outputs, self.n_inputs))
+        self._check_mode()
         with self.parameters.loaded(weights, trainable=False), torch.enable_grad():
             for rows, points in self._chunks(x):
                 points.requires_grad_(True)

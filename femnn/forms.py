@@ -9,12 +9,13 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
+from ufl.algorithms import extract_arguments
 
 from femnn.coefficient import neural_coefficients
 from femnn.quadrature import entry_derivative, expression_derivative
 
 
-def with_degrees(form: ufl.Form) -> ufl.Form:
+def with_degrees(form: Any) -> Any:
     """The form with each neural coefficient's quadrature degree in the integrals that hold it.
 
     Raises
@@ -24,6 +25,9 @@ def with_degrees(form: ufl.Form) -> ufl.Form:
     NotImplementedError
         If a coefficient stands in an integral that is not over cells.
     """
+    if isinstance(form, ufl.FormSum):
+        parts = [with_degrees(c) if isinstance(c, ufl.Form) else c for c in form.components()]
+        return ufl.FormSum(*zip(parts, form.weights(), strict=True))
     return ufl.Form([_with_degree(integral) for integral in form.integrals()])
 
 
@@ -46,6 +50,7 @@ def _with_degree(integral: ufl.Integral) -> ufl.Integral:
                 f"{first.name()} has quadrature degree {first.degree} and {other.name()} has "
                 f"{other.degree}, and both stand in one integral: give both the same degree=..."
             )
+    _check_default_degree(first, integral)
     metadata = dict(integral.metadata())
     asked = metadata.get("quadrature_degree", metadata.get("degree"))
     if asked is not None and asked != first.degree:
@@ -62,6 +67,19 @@ def _with_degree(integral: ufl.Integral) -> ufl.Integral:
         )
     metadata["quadrature_degree"] = first.degree
     return integral.reconstruct(metadata=metadata)
+
+
+def _check_default_degree(coefficient: Any, integral: ufl.Integral) -> None:
+    """Refuse a degree that was guessed before the test function was known, and is too low."""
+    arguments = extract_arguments(integral.integrand())
+    spaces = [space for a in arguments for space in a.function_space().subspaces]
+    p = max((space.ufl_element().embedded_subdegree for space in spaces), default=0)
+    if coefficient.has_default_degree and coefficient.degree < 2 * p:
+        raise ValueError(
+            f"{coefficient.name()} has the default quadrature degree {coefficient.degree}, found "
+            f"from its operands alone, which is too low for test functions of degree {p}: give it "
+            f"degree={2 * p + 2}."
+        )
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
     ValueError
         If a measure's degree differs from a coefficient's.
     """
-    if isinstance(form, ufl.Form):
+    if isinstance(form, (ufl.Form, ufl.FormSum)):
         form = with_degrees(form)
         for coefficient in neural_coefficients(form):
             coefficient.update()

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from femnn.solving import NeuralVariationalSolver
 
 ITERATIVE_TOLERANCE = 1e-8
-UNSUPPORTED = 56  # PETSC_ERR_SUP
+# A derivative is no better than its linear solve, whatever Newton's method forgives.
+LARGEST_RESIDUAL = 1e-6
+# PETSC_ERR_SUP, PETSC_ERR_ARG_WRONGSTATE, an error in Python: there is no such operation.
+NOT_POSSIBLE = (56, 73, 101)
 
 
 class TangentSolves:
@@ -45,7 +48,7 @@ class TangentSolves:
             try:
                 self._solve_shared(right_side, solution, transposed)
             except PETSc.Error as error:
-                if not transposed or error.ierr != UNSUPPORTED:
+                if error.ierr not in NOT_POSSIBLE:
                     raise
                 self._shares[transposed] = False
         if not self._shares[transposed]:
@@ -58,7 +61,8 @@ class TangentSolves:
         self.solver.assemble_tangent()
         solve = ksp.solveTranspose if transposed else ksp.solve
         rtol, atol, divtol, max_it = ksp.getTolerances()
-        ksp.setTolerances(rtol=min(rtol, ITERATIVE_TOLERANCE))
+        ksp.setTolerances(rtol=min(rtol, ITERATIVE_TOLERANCE), atol=0.0)
+        ksp.getPC().setReusePreconditioner(False)
         try:
             with (
                 inner.inserted_options(),
@@ -67,14 +71,16 @@ class TangentSolves:
                 solution.dat.vec_wo as x,
             ):
                 solve(b, x)
+                residual = _relative_residual(ksp.getOperators()[0], x, b, transposed)
         finally:
             ksp.setTolerances(rtol, atol, divtol, max_it)
         reason = ksp.getConvergedReason()
-        if reason < 0:
+        if reason < 0 or not residual <= LARGEST_RESIDUAL:
             raise fd.ConvergenceError(
                 "the linear solve for a derivative (the forward's"
-                f"{', transposed' if transposed else ''}) failed after "
-                f"{ksp.getIterationNumber()} iterations with reason {reason}: give "
+                f"{', transposed' if transposed else ''}) reached a relative residual of "
+                f"{residual:.1e} after {ksp.getIterationNumber()} iterations (reason {reason}), "
+                f"wanted {LARGEST_RESIDUAL}: the derivative would be wrong. Give "
                 "adjoint_solver_parameters=... with a solver that suits the transposed matrix, "
                 "for example {'ksp_type': 'preonly', 'pc_type': 'lu'}."
             )
@@ -96,13 +102,23 @@ class TangentSolves:
         parameters = solver.adjoint_solver_parameters if transposed else None
         if parameters is None:
             parameters = _linear_options(solver.inner.parameters)
+        spaces = [solver.options.get(k) for k in ("nullspace", "transpose_nullspace")]
+        nullspace, transpose_nullspace = reversed(spaces) if transposed else spaces
         problem = fd.LinearVariationalProblem(
             fd.adjoint(solver.tangent) if transposed else solver.tangent,
             right_side.copy(deepcopy=True),
             solution.copy(deepcopy=True),
             bcs=[b.bc.reconstruct(g=0) for b in solver.boundary],
+            form_compiler_parameters=solver.problem.form_compiler_parameters,
         )
-        return fd.LinearVariationalSolver(problem, solver_parameters=parameters)
+        return fd.LinearVariationalSolver(
+            problem,
+            solver_parameters=parameters,
+            nullspace=nullspace,
+            transpose_nullspace=transpose_nullspace,
+            near_nullspace=solver.options.get("near_nullspace"),
+            appctx=solver.options.get("appctx"),
+        )
 
 
 class KeptForms:
@@ -125,8 +141,22 @@ class KeptForms:
         return self._assemblers[key]
 
 
+def _relative_residual(matrix: Any, x: Any, b: Any, transposed: bool) -> float:
+    """The residual's norm over the right side's, without what the null space holds."""
+    residual = b.duplicate()
+    (matrix.multTranspose if transposed else matrix.mult)(x, residual)
+    residual.aypx(-1.0, b)
+    kernel = matrix.getNullSpace() if transposed else matrix.getTransposeNullSpace()
+    if kernel.handle:
+        kernel.remove(residual)
+    scale = b.norm()
+    return residual.norm() / scale if scale > 0 else 0.0
+
+
 def _linear_options(options: dict) -> dict:
     """The linear solver's among a nonlinear solver's options, for a solver of its own."""
+    if options.get("pc_type") == "python" or options.get("mat_type") == "matfree":
+        return {}
     linear = {k: v for k, v in options.items() if not k.startswith("snes_")}
     tolerance = float(linear.get("ksp_rtol", ITERATIVE_TOLERANCE))
     return {**linear, "ksp_rtol": min(tolerance, ITERATIVE_TOLERANCE)}

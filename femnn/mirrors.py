@@ -6,10 +6,12 @@ the tape, then never touches what the user holds.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import firedrake as fd
+import numpy as np
 import ufl
 from pyadjoint.tape import no_annotations
 from pyop2 import op2
@@ -37,6 +39,26 @@ def version(value: Value) -> tuple:
     if isinstance(value, fd.Constant):
         return (value.dat.data_ro.tobytes(),)
     return (id(value.dat), value.dat.dat_version)
+
+
+class CoordinateState:
+    """Tells whether a mesh has moved, by the coordinates' values.
+
+    Their version alone says too much: pyadjoint assigns the same coordinates again whenever
+    it evaluates a block of Firedrake's.
+    """
+
+    def __init__(self, mesh: Any):
+        self._coordinates = mesh.coordinates
+        self._known: tuple[tuple, int] | None = None
+
+    def __call__(self) -> int:
+        """A checksum of this rank's coordinates."""
+        present = version(self._coordinates)
+        if self._known is None or self._known[0] != present:
+            data = np.ascontiguousarray(self._coordinates.dat.data_ro)
+            self._known = (present, zlib.crc32(data))
+        return self._known[1]
 
 
 class Mirrors:

@@ -1,57 +1,40 @@
-"""Torch modules for physical laws.  Needs torch only."""
+"""Torch modules for physical laws.  Needs torch only.
+
+All but :class:`Gradient`, which differentiates inside, can be handed to other programs with
+torch's own export, for any number of points:
+
+    torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("points")},))
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+from femnn.configured import Configured, name_of
+from femnn.features import Bounds, InputScaling, as_ranges
+
+__all__ = ["ACTIVATIONS", "MLP", "Gradient", "InputScaling", "Output", "initialise", "softplus"]
+
+# Torch's own threshold, 20, makes softplus jump by 2e-9, which is neither monotone nor convex.
+SOFTPLUS_THRESHOLD = 40.0
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
-    "softplus": nn.Softplus,
+    "softplus": lambda: nn.Softplus(threshold=SOFTPLUS_THRESHOLD),
     "silu": nn.SiLU,
     "gelu": nn.GELU,
     "relu": nn.ReLU,
 }
 
-Bounds = Sequence[float]
 
-
-class InputScaling(nn.Module):
-    """Map each input from its range to [-1, 1].
-
-    Parameters
-    ----------
-    ranges
-        One ``(lower, upper)`` pair for each input, in the input's own unit.
-    dtype
-        The dtype of the stored factors.
-    """
-
-    centre: Tensor
-    half_width: Tensor
-
-    def __init__(self, ranges: Sequence[Sequence[float]], dtype: torch.dtype = torch.float64):
-        super().__init__()
-        limits = torch.tensor([list(map(float, r)) for r in ranges], dtype=dtype).reshape(-1, 2)
-        lower, upper = limits[:, 0], limits[:, 1]
-        if not bool((torch.isfinite(limits).all()) and (lower < upper).all()):
-            raise ValueError(
-                f"input_range={list(ranges)!r}: each pair must be finite with lower < upper."
-            )
-        self.register_buffer("centre", (lower + upper) / 2)
-        self.register_buffer("half_width", (upper - lower) / 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.centre) / self.half_width
-
-
-class Output(nn.Module):
+class Output(Configured, nn.Module):
     """The last step of a network: free, positive, or between two bounds.
 
     Parameters
@@ -74,13 +57,14 @@ class Output(nn.Module):
             )
         self.bounds = None if kind is None or isinstance(kind, str) else tuple(map(float, kind))
         self.kind = kind if isinstance(kind, str) else None
+        self.config = {"kind": list(self.bounds) if self.bounds else self.kind}
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bounds is not None:
             lower, upper = self.bounds
             return lower + (upper - lower) * torch.sigmoid(x)
         if self.kind == "softplus":
-            return nn.functional.softplus(x)
+            return softplus(x)
         if self.kind == "exp":
             return torch.exp(x)
         return x
@@ -89,7 +73,7 @@ class Output(nn.Module):
         return repr(self.bounds or self.kind)
 
 
-class MLP(nn.Module):
+class MLP(Configured, nn.Module):
     """A multilayer perceptron for a physical law.
 
     Parameters
@@ -145,16 +129,12 @@ class MLP(nn.Module):
         dtype: torch.dtype = torch.float64,
     ):
         super().__init__()
-        if len(widths) < 2 or any(int(w) != w or w < 1 for w in widths):
-            raise ValueError(
-                f"MLP{widths}: give the number of inputs, the hidden widths and the number "
-                "of outputs as positive integers, for example MLP(1, 30, 30, 1)."
-            )
+        check_widths("MLP", widths)
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"MLP: activation={activation!r} is unknown, use one of {sorted(ACTIVATIONS)}."
             )
-        ranges = _as_ranges(input_range, widths[0])
+        ranges = as_ranges(input_range, widths[0])
         self.config = {
             "widths": [int(w) for w in widths],
             "activation": activation,
@@ -162,7 +142,7 @@ class MLP(nn.Module):
             "input_range": ranges,
             "init": init,
             "seed": seed,
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": name_of(dtype),
         }
         layers: list[nn.Module] = []
         if ranges is not None:
@@ -175,20 +155,12 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
         initialise(self, init, seed)
 
-    @classmethod
-    def from_config(cls, config: dict) -> MLP:
-        """Build the module that ``config`` (see the attribute) describes."""
-        options = dict(config)
-        widths = options.pop("widths")
-        options["dtype"] = getattr(torch, options["dtype"])
-        return cls(*widths, **options)
-
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(points, inputs)`` to ``(points, outputs)``."""
         return self.layers(x)
 
 
-class Gradient(nn.Module):
+class Gradient(Configured, nn.Module):
     """The derivative of a module's single output with respect to its inputs, as a module.
 
     Shares its parameters with the module, so a coefficient made of it is trained with the
@@ -203,6 +175,10 @@ class Gradient(nn.Module):
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"net": self.net}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(points, inputs)`` to ``(points, inputs)``."""
@@ -221,6 +197,20 @@ class Gradient(nn.Module):
                 y.sum(), x, create_graph=keep_graph, materialize_grads=True
             )
         return slope
+
+
+def softplus(x: Tensor) -> Tensor:
+    """The logarithm of 1 + exp(x), right to rounding for all x."""
+    return nn.functional.softplus(x, threshold=SOFTPLUS_THRESHOLD)
+
+
+def check_widths(name: str, widths: Sequence[Any]) -> None:
+    """Refuse widths of which no network can be made."""
+    if len(widths) < 2 or any(int(w) != w or w < 1 for w in widths):
+        raise ValueError(
+            f"{name}{tuple(widths)}: give the number of inputs, the hidden widths and the number "
+            f"of outputs as positive integers, for example {name}(1, 30, 30, 1)."
+        )
 
 
 def initialise(net: nn.Module, scheme: str, seed: int) -> None:
@@ -250,17 +240,3 @@ def _initialise_linear(layer: nn.Linear, scheme: str, generator: torch.Generator
         raise ValueError(
             f"init={scheme!r} is unknown, use 'torch', 'xavier', 'uniform' or 'normal'."
         )
-
-
-def _as_ranges(ranges: Any, n_inputs: int) -> list[list[float]] | None:
-    """One ``[lower, upper]`` list for each input, from one pair or a sequence of pairs."""
-    if ranges is None:
-        return None
-    if not isinstance(ranges[0], (tuple, list)):
-        ranges = [ranges] * n_inputs
-    if len(ranges) != n_inputs or any(len(r) != 2 for r in ranges):
-        raise ValueError(
-            f"MLP: input_range={ranges!r} must hold one (lower, upper) pair for each of the "
-            f"{n_inputs} inputs."
-        )
-    return [[float(lower), float(upper)] for lower, upper in ranges]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +28,16 @@ def all_ranks(comm: MPI.Comm, flag: bool) -> bool:
 def any_rank(comm: MPI.Comm, flag: bool) -> bool:
     """Whether ``flag`` is true on at least one rank.  Collective."""
     return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LOR))
+
+
+def same_on_ranks(comm: MPI.Comm, data: bytes) -> bool:
+    """Whether ``data`` is the same on every rank, by its checksum.  Collective."""
+    if comm.size == 1:
+        return True
+    checksum = zlib.crc32(data)
+    largest = np.array([checksum, -checksum], dtype=np.int64)
+    comm.Allreduce(MPI.IN_PLACE, largest, op=MPI.MAX)
+    return bool(largest[0] == -largest[1])
 
 
 def from_rank_zero(comm: MPI.Comm, value: T) -> T:

@@ -10,13 +10,14 @@ import numpy as np
 import ufl
 from firedrake.petsc import DEFAULT_KSP_PARAMETERS, PETSc
 from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
+from ufl.domain import extract_domains
 
 from femnn.adjoint import Linearisation
 from femnn.blocks import SolveBlock
 from femnn.boundary import BoundaryValues
 from femnn.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.forms import Implicit, total_derivative, with_degrees
-from femnn.mirrors import Mirrors, copy_values, dependencies_of, version
+from femnn.mirrors import CoordinateState, Mirrors, copy_values, dependencies_of, version
 from femnn.parallel import all_ranks, any_rank
 from femnn.quadrature import NetworkAtPoints, flatten
 from femnn.second_order import SecondOrder
@@ -64,8 +65,9 @@ class NeuralVariationalProblem:
     ):
         if not isinstance(F, ufl.Form) or len(F.arguments()) != 1:
             raise TypeError(
-                f"F is {type(F).__name__} and not a form with one test function: write the "
-                "problem as F == 0 with all terms on the left, or as a == L."
+                f"F is a {type(F).__name__} and not a form with one test function: write the "
+                "problem as F == 0 with all terms on the left, or as a == L, without assembled "
+                "Cofunctions."
             )
         if not isinstance(u, fd.Function) or isinstance(u, NeuralCoefficient):
             raise TypeError(f"u is a {type(u).__name__}: the unknown must be a Function.")
@@ -148,6 +150,8 @@ class NeuralVariationalSolver:
         self._matrix_state: tuple | None = None
         self._linearisation: Linearisation | None = None
         self._second_order: SecondOrder | None = None
+        self.options = kwargs
+        self._moved = [CoordinateState(mesh) for mesh in extract_domains(problem.F)]
         self._build(kwargs)
 
     def _build(self, kwargs: dict) -> None:
@@ -217,6 +221,7 @@ class NeuralVariationalSolver:
         for coefficient in problem.explicit:
             coefficient.update()
         for coefficient in problem.implicit:
+            coefficient.weights.check_ranks(self.unknown.comm)
             coefficient.weights.check(coefficient.weights.vector)
         block = SolveBlock(self, ad_block_tag=self._tag) if annotate else None
         with stop_annotating():
@@ -320,13 +325,12 @@ class NeuralVariationalSolver:
 
     def assemble_tangent(self) -> None:
         """Assemble the tangent at the present state, unless the matrix is already that."""
-        state = self._tangent_state()
-        if self._matrix_state != state:
+        if not self._matrix_is_present():
             context = self._inner._ctx
             context._assemble_jac(context._jac)
             if context.Jp is not None:
                 context._assemble_pjac(context._pjac)
-            self._matrix_state = state
+            self._matrix_state = self._tangent_state()
 
     def refresh(self) -> None:
         """Evaluate the networks of the unknown, unless the state is that of the last time."""
@@ -335,7 +339,12 @@ class NeuralVariationalSolver:
         with self.unknown.dat.vec_ro as v:
             iterate = v.array_r.copy()
         others = [d for n in self._networks for d in n.depends_on if d is not self.unknown]
-        state = ([id(w) for w in self._weights.values()], [version(d) for d in others])
+        state = (
+            [id(w) for w in self._weights.values()],
+            [n.evaluator.state() for n in self._networks],
+            [version(d) for d in others],
+            [state() for state in self._moved],
+        )
         known = self._evaluated
         same = known is not None and known[0] == state and np.array_equal(known[1], iterate)
         if all_ranks(self.unknown.comm, same):
@@ -377,7 +386,7 @@ class NeuralVariationalSolver:
         inner = self._inner
         if self._keeps_tangent:
             inner._problem._constant_jacobian = True
-            inner._ctx._jacobian_assembled = self._matrix_state == self._tangent_state()
+            inner._ctx._jacobian_assembled = self._matrix_is_present()
         self._matrix_state = None
         try:
             inner.solve()
@@ -395,7 +404,13 @@ class NeuralVariationalSolver:
         self._raise_failures()
 
     def _tangent_state(self) -> tuple:
-        return tuple(version(d) for d in self._tangent_depends_on)
+        versions = (version(d) for d in self._tangent_depends_on)
+        return (*versions, *(state() for state in self._moved))
+
+    def _matrix_is_present(self) -> bool:
+        """Whether the matrix is the tangent at the present state.  Collective."""
+        present = self._matrix_state == self._tangent_state()
+        return all_ranks(self.unknown.comm, present)
 
     def _before_residual(self, X: Any) -> None:
         self.refresh()
@@ -507,7 +522,7 @@ def solve(
     """
     linear = isinstance(equation.lhs, ufl.Form) and len(equation.lhs.arguments()) == 2
     if linear:
-        F = fd.action(equation.lhs, u) - equation.rhs
+        F = _residual_of_linear(equation.lhs, equation.rhs, u)
     elif equation.rhs == 0:
         F = equation.lhs
     else:
@@ -530,6 +545,15 @@ def solve(
             **parameters,
         }
     return NeuralVariationalSolver(problem, **kwargs).solve(**annotate)
+
+
+def _residual_of_linear(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form:
+    """The residual of a == L; what holds ``u`` already takes its present value, as it must."""
+    forms = [form for form in (a, L) if isinstance(form, ufl.Form)]
+    if any(u in form.coefficients() for form in forms):
+        before = {u: u.copy(deepcopy=True)}
+        a, L = (ufl.replace(f, before) if isinstance(f, ufl.Form) else f for f in (a, L))
+    return fd.action(a, u) - L
 
 
 def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from femnn.networks import MLP
+from femnn.configured import Configured
+from femnn.constrained import ConvexMLP, MonotoneMLP
+from femnn.features import FourierFeatures, InputScaling, PeriodicInputs
+from femnn.laws import Even, Odd, SPDTensor, SymmetricTensor
+from femnn.networks import MLP, Gradient, Output
 from femnn.parallel import on_rank_zero
 
 FORMAT = "femnn-network-1"
-BUILDERS: dict[str, type[MLP]] = {"MLP": MLP}
+_KINDS: tuple[type[Configured], ...] = (
+    MLP,
+    MonotoneMLP,
+    ConvexMLP,
+    Odd,
+    Even,
+    SymmetricTensor,
+    SPDTensor,
+    Gradient,
+    PeriodicInputs,
+    FourierFeatures,
+    InputScaling,
+    Output,
+)
+BUILDERS: dict[str, type[Configured]] = {kind.__name__: kind for kind in _KINDS}
 
 
 @contextmanager
@@ -61,8 +80,8 @@ def save(
     """Save a network's parameters and buffers, without pickle.  Collective.
 
     The file is in the safetensors format, with what is needed to build the module again
-    (for femnn's own networks) in its header.  Rank 0 writes; the file appears only when it
-    is complete.
+    (for femnn's own networks, and a Sequential of them) in its header.  Rank 0 writes; the
+    file appears only when it is complete.
 
     Parameters
     ----------
@@ -91,7 +110,7 @@ def save(
     header = {
         "format": FORMAT,
         "class": type(net).__name__,
-        "config": json.dumps(getattr(net, "config", None)),
+        "config": json.dumps(_config(net)),
         "metadata": json.dumps(metadata or {}),
     }
 
@@ -160,11 +179,50 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     return header, state
 
 
+def _config(net: nn.Module) -> dict[str, Any] | None:
+    """The module's configuration, if it is enough to build the module again."""
+    if len(list(net.modules())) < len(list(net.named_modules(remove_duplicate=False))):
+        return None  # a layer that is used twice would come back as two
+    try:
+        return _describe(net)["config"]
+    except LookupError:
+        return None
+
+
+def _describe(net: nn.Module) -> dict[str, Any]:
+    """Class and configuration of a module and of those that it is built of."""
+    name = type(net).__name__
+    if type(net) is nn.Sequential:
+        config = dict(net.named_children())
+    elif isinstance(net, Configured) and BUILDERS.get(name) is type(net):
+        config = net.config
+    else:
+        raise LookupError(name)
+    parts = {k: _describe(v) if isinstance(v, nn.Module) else v for k, v in config.items()}
+    return {"class": name, "config": parts}
+
+
+def _build(name: str, config: dict[str, Any]) -> Any:
+    """The module that :func:`_describe` has described."""
+    parts = {
+        k: _build(v["class"], v["config"]) if isinstance(v, dict) else v for k, v in config.items()
+    }
+    if name == "Sequential":
+        return nn.Sequential(OrderedDict(parts))
+    if name not in BUILDERS:
+        raise LookupError(name)
+    return BUILDERS[name].from_config(parts)
+
+
 def _rebuild(header: dict[str, str], path: Path) -> nn.Module:
-    builder, config = BUILDERS.get(header["class"]), json.loads(header["config"])
-    if builder is None or config is None:
+    name, config = header["class"], json.loads(header["config"])
+    try:
+        if config is None:
+            raise LookupError(name)
+        return _build(name, config)
+    except LookupError as error:
         raise ValueError(
-            f"load: {path} holds a {header['class']}, which femnn cannot build by itself (it "
-            f"builds {', '.join(BUILDERS)}): make the module and give it as load(path, into=net)."
-        )
-    return builder.from_config(config)
+            f"load: {path} holds a {name}, which femnn cannot build by itself (it "
+            f"builds {', '.join(BUILDERS)}, and a Sequential of them): make the module and give "
+            "it as load(path, into=net)."
+        ) from error

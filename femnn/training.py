@@ -185,7 +185,9 @@ def fit(
     with stop_annotating(), loss.running():
         try:
             loss.start()
-            reason, message = optimisers[method](loss, settings, dict(options or {}))
+            reason, message = "iterations", "Stopped after 0 iterations."
+            if maxiter > 0:
+                reason, message = optimisers[method](loss, settings, dict(options or {}))
         except _Stop as stop:
             reason, message = stop.reason, stop.message
         finally:
@@ -253,6 +255,12 @@ class _Loss:
             raise ValueError(
                 f"fit: at the initial weights the {what}. Look for NaN in the observations and "
                 "in the fields of the form, and for a network output that the form cannot take."
+            )
+        if not gradient.any():
+            raise ValueError(
+                "fit: the gradient at the initial weights is exactly zero: the functional does not "
+                "depend on the weights. Record the model while annotation is on, and make the "
+                "controls from the weights of the coefficients in it."
             )
         self._note(weights, value, gradient)
         self.accept(weights)

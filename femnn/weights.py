@@ -12,7 +12,7 @@ from pyadjoint.overloaded_type import OverloadedType
 from pyadjoint.tape import annotate_tape
 from torch import Tensor, nn
 
-from femnn.parallel import vector_from_rank_zero
+from femnn.parallel import same_on_ranks, vector_from_rank_zero
 from femnn.parameters import ParameterVector
 
 # One Weights for each set of parameters, so that modules which share them share the control.
@@ -75,6 +75,8 @@ class Weights(OverloadedType):
         if weights is None:
             weights = cls(parameters, name=type(net).__name__, comm=comm)
             _known[parameters.key] = weights
+        if comm.size > weights.comm.size:
+            weights.comm = comm
         if comm.size > 1:
             parameters.write(vector_from_rank_zero(comm, parameters.read()))
         return weights
@@ -133,7 +135,6 @@ class Weights(OverloadedType):
         if annotate_tape():
             self.create_block_variable()
         elif self._recorded is not None:
-            self._recorded = vector.copy()
             self.block_variable.save_output()
         return self
 
@@ -149,6 +150,15 @@ class Weights(OverloadedType):
                 "for each trainable weight."
             )
         return Weights(vector=vector, name=self.name)
+
+    def check_ranks(self, comm: MPI.Comm) -> None:
+        """Raise a ``RuntimeError`` on all ranks if they hold different values.  Collective."""
+        if not same_on_ranks(comm, self.vector.tobytes()):
+            raise RuntimeError(
+                f"the {len(self)} weights of {self.name} differ between ranks: all ranks must hold "
+                "the same. Give every rank the same seed, and assign to the weights or load a file "
+                "on every rank."
+            )
 
     def check(self, vector: np.ndarray) -> None:
         """Raise a ``ValueError`` if ``vector`` has another shape or is not finite."""
@@ -179,21 +189,13 @@ class Weights(OverloadedType):
 
     # What pyadjoint asks of a type.  A checkpoint is a value that belongs to no network.
 
-    @property
-    def block_variable(self) -> Any:
-        """The tape's node of the current value; a new one if torch has changed the value."""
-        if (
-            self._parameters is not None
-            and self._recorded is not None
-            and not np.array_equal(self._recorded, self._parameters.read(), equal_nan=True)
-        ):
-            self._recorded = None
-            return self.create_block_variable()
-        return OverloadedType.block_variable.fget(self)
-
-    @block_variable.setter
-    def block_variable(self, value: Any) -> None:
-        OverloadedType.block_variable.fset(self, value)
+    def _ad_will_add_as_dependency(self) -> None:
+        """A new node where torch has changed the value since the last was recorded."""
+        if self._parameters is not None and self._recorded is not None:
+            present = self._parameters.read()
+            if not np.array_equal(self._recorded, present, equal_nan=True):
+                self.create_block_variable()
+        self.block_variable.save_output(overwrite=False)
 
     @classmethod
     def _ad_init_object(cls, obj: Weights) -> Weights:

@@ -117,15 +117,17 @@ def test_quadrature_scheme(V):
 
 
 @pytest.mark.parametrize(("measure", "kind"), [(ds, "exterior_facet"), (dS, "interior_facet")])
-def test_facets_are_refused(V, measure, kind):
+def test_a_coefficient_of_cells_is_refused_on_facets(V, measure, kind):
     u, v = wave(V), TestFunction(V)
     kappa = femnn.NeuralCoefficient(mlp(1), u)
     value = kappa if measure is ds else kappa("+")
-    message = rf"N\[MLP\] stands in an integral of type '{kind}'.*use them with dx"
-    with pytest.raises(NotImplementedError, match=message):
+    message = (
+        rf"N\[MLP\] is evaluated at the points of .*'{kind}': make it with measure=dx, ds or dS"
+    )
+    with pytest.raises(ValueError, match=message):
         femnn.assemble(value * measure)
     test = v if measure is ds else v("+")
-    with pytest.raises(NotImplementedError, match=message):
+    with pytest.raises(ValueError, match=message):
         femnn.NeuralVariationalProblem(inner(grad(u), grad(v)) * dx + value * test * measure, u)
 
 

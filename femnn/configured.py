@@ -1,0 +1,31 @@
+"""What lets a module be built again from its configuration.  Needs torch only."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+
+
+class Configured:
+    """A module that can be built again from its ``config``.
+
+    ``config`` holds the constructor's arguments, of kinds that JSON can hold, and other
+    modules where the module is built of them.
+    """
+
+    config: Any
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build the module that ``config`` (see the attribute) describes."""
+        options = dict(config)
+        widths = options.pop("widths", ())
+        if "dtype" in options:
+            options["dtype"] = getattr(torch, options["dtype"])
+        return cls(*widths, **options)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The name under which ``torch`` has this dtype."""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,30 @@
+"""The benchmarks' problems at a small size: gradients, not times."""
+
+import numpy as np
+import pytest
+
+from benchmarks import derivatives, mosaic
+from benchmarks.methods import WithFemnn
+from benchmarks.problem import network, other_weights
+from femnn import Weights
+
+
+def test_thermal_compliance_has_the_same_gradient_three_ways():
+    nx = 8
+    methods = [mosaic.ByHand(nx), mosaic.WithFemnn(nx), mosaic.WithPyadjoint(nx)]
+    for rho in mosaic.densities(nx, 2):
+        (value, gradient), *others = [m.value_and_gradient(rho) for m in methods]
+        for other_value, other_gradient in others:
+            assert other_value == pytest.approx(value, rel=1e-10)
+            np.testing.assert_allclose(other_gradient, gradient, rtol=1e-8)
+    assert mosaic.finite_difference_error(methods[1], rho) < 1e-7
+
+
+def test_hessian_action_of_the_benchmarks_problem():
+    method, size = WithFemnn(4), len(Weights.of(network()).vector)
+    (w,) = other_weights(1, size)
+    direction = np.random.default_rng(3).standard_normal(size)
+    method.value(w)
+    method.gradient()
+    action = method.Jhat.hessian(method.weights.like(direction)).vector
+    assert derivatives.hessian_error(method, w, direction, action) < 1e-5
