@@ -109,6 +109,7 @@ class ByHand:
             ).assemble
             weighted = -p.heat(p.temperature, self.multiplier)
             self.assemble_gradient = get_assembler(derivative(weighted, p.rho)).assemble
+            # Kept as well: the KSP refers to it, and crashes without.
             self.linear = LinearSolver(self.matrix, solver_parameters=OPTIONS)
             self.ksp = self.linear.ksp
 

@@ -74,16 +74,7 @@ class TangentSolves:
                 residual = _relative_residual(ksp.getOperators()[0], x, b, transposed)
         finally:
             ksp.setTolerances(rtol, atol, divtol, max_it)
-        reason = ksp.getConvergedReason()
-        if reason < 0 or not residual <= LARGEST_RESIDUAL:
-            raise fd.ConvergenceError(
-                "the linear solve for a derivative (the forward's"
-                f"{', transposed' if transposed else ''}) reached a relative residual of "
-                f"{residual:.1e} after {ksp.getIterationNumber()} iterations (reason {reason}), "
-                f"wanted {LARGEST_RESIDUAL}: the derivative would be wrong. Give "
-                "adjoint_solver_parameters=... with a solver that suits the transposed matrix, "
-                "for example {'ksp_type': 'preonly', 'pc_type': 'lu'}."
-            )
+        _check(residual, ksp, "the forward's, transposed" if transposed else "the forward's")
 
     def _solve_own(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
@@ -94,6 +85,10 @@ class TangentSolves:
         own._problem.F.components()[1].assign(right_side)
         own.solve()
         solution.assign(own._problem.u)
+        ksp = own.snes.getKSP()
+        with right_side.dat.vec_ro as b, solution.dat.vec_ro as x:
+            residual = _relative_residual(ksp.getOperators()[0], x, b, transposed=False)
+        _check(residual, ksp, "a solver of its own")
 
     def _make(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
@@ -139,6 +134,18 @@ class KeptForms:
                 else get_assembler(form, form_compiler_parameters=self._parameters).assemble
             )
         return self._assemblers[key]
+
+
+def _check(residual: float, ksp: Any, which: str) -> None:
+    reason = ksp.getConvergedReason()
+    if reason < 0 or not residual <= LARGEST_RESIDUAL:
+        raise fd.ConvergenceError(
+            f"the linear solve for a derivative ({which}) reached a relative residual of "
+            f"{residual:.1e} after {ksp.getIterationNumber()} iterations (reason {reason}), wanted "
+            f"{LARGEST_RESIDUAL}: the derivative would be wrong. Give "
+            "adjoint_solver_parameters=... with a solver that suits the transposed matrix, for "
+            "example {'ksp_type': 'preonly', 'pc_type': 'lu'}."
+        )
 
 
 def _relative_residual(matrix: Any, x: Any, b: Any, transposed: bool) -> float:
