@@ -1,20 +1,20 @@
 """Recover the stored energy of a rubber sheet from its displacements and two forces.
 
-A square sheet with a hole, in plane strain, is pulled and pushed at its right and upper sides, which
-slide in clamps; by symmetry a quarter of it, [0, 1]^2 without the hole, is the model.  The true law
-is Isihara's, ``0.5 (I1 - 3) + (I2 - 3) + (I1 - 3)^2 + 1.5 (J - 1)^2`` with the invariants of the
-isochoric deformation and the volume ratio J; all is dimensionless.  In each load step the
-displacement of all nodes and the two forces in the clamps are measured: with the true law, on a mesh
-with half as wide cells, and with independent noise of 1e-3 of the sheet's width at each node
-and 0.5 % of the largest force.
+A square sheet with a hole, in plane strain, is pulled and pushed at its right and upper sides,
+which slide in clamps; by symmetry a quarter of it is the model.  The true law is Isihara's (see
+``hyperelastic_sheet.py``).  In each of six load steps the displacements of all nodes and the two
+forces in the clamps are measured: with the true law on a mesh with half as wide cells, as they are
+and with independent noise (1e-3 of the sheet's width at each node, 0.5 % of the largest force).
 
-The energy is a network N of the three invariants that is convex for all weights, and increases in
-the first two, as a stable material's energy (a polyconvex one) does.  What N has at rest is taken
-away, value and slope in J, so that energy and stress vanish there for all weights:
+The energy is a network N of three invariants that is convex for all weights, and increases in the
+first two, as a stable material's energy (a polyconvex one) does.  What N has at rest is taken away,
+value and slope in J, so that energy and stress vanish there for all weights:
 ``W = N(I1, I2^1.5, J) - N(3, 3^1.5, 1) - dN/dJ(3, 3^1.5, 1) (J - 1)``.
 
-The stress is ``P = sum_i dW/dI_i dI_i/dF``.  ``femnn.Gradient`` makes dW/dI a coefficient; its derivative, the
-network's second, is in Newton's tangent, which is symmetric because a potential is behind it.
+The stress is ``P = sum_i dW/dI_i dI_i/dF``, where ``femnn.Gradient`` makes dW/dI a coefficient.
+Its derivative, the network's second, is in Newton's tangent, which is symmetric because there is a
+potential.  The misfit J is a quarter of the mean square differences of displacements and of
+forces, each in units of its noise.
 """
 
 import common
@@ -24,33 +24,32 @@ import torch
 from common import relative_difference
 from firedrake import *
 from firedrake.adjoint import *
-from scipy.spatial import Delaunay
+from firedrake.petsc import PETSc
+from hyperelastic_sheet import (
+    DEGREE,
+    FORCE_NOISE,
+    NOISE,
+    PATHS,
+    Sheet,
+    add_noise,
+    invariants,
+    observe,
+    quarter,
+    true_law,
+    truth,
+    visited,
+    visited_paths,
+)
 
 import femnn
 
-DEGREE = 4  # of quadrature
-RADIUS = 0.3  # of the hole
-NOISE, FORCE_NOISE = 1e-3, 5e-3
 REST = [[3.0, 3.0**1.5, 1.0]]
-# Displacements of the right and the upper side, for each of three ways of loading.
-LOADS = [
-    [(0.1, 0.0), (0.2, 0.0), (0.3, 0.0)],
-    [(0.08, 0.08), (0.16, 0.16), (0.24, 0.24)],
-    [(0.07, -0.07), (0.14, -0.14), (0.2, -0.2)],
-]
-SOLVER = {"snes_linesearch_type": "bt", "snes_rtol": 1e-10, "snes_atol": 1e-10}
-
-
-def invariants(F11, F12, F21, F22) -> tuple:
-    """I1, I2^1.5 (of the isochoric deformation) and J in plane strain, for UFL and torch."""
-    J = F11 * F22 - F12 * F21
-    squares = F11**2 + F12**2 + F21**2 + F22**2
-    return (squares + 1) / J ** (2 / 3), ((squares + J**2) / J ** (4 / 3)) ** 1.5, J
-
-
-def truth(I1, I2_power, J):
-    """The energy that is to be recovered, for UFL and torch."""
-    return 0.5 * (I1 - 3) + I2_power ** (2 / 3) - 3 + (I1 - 3) ** 2 + 1.5 * (J - 1) ** 2
+COLUMNS = {
+    **{f"{name}_error": (name, ".2%") for name in PATHS},
+    "loss": ("loss", ".3e"),
+    "iterations": ("iterations", "d"),
+    "seconds": ("seconds", ".1f"),
+}
 
 
 class StoredEnergy(torch.nn.Module):
@@ -66,59 +65,119 @@ class StoredEnergy(torch.nn.Module):
         return self.net(x) - self.net(self.rest) - slope * (x[:, 2:] - 1)
 
 
-def quarter(cells: int):
-    """Mesh of the sheet's quarter; 3 and 4 are the planes of symmetry, 5 right, 6 above."""
-    square = UnitSquareMesh(cells, cells)
-    s, t = SpatialCoordinate(square)
-    facets = FunctionSpace(square, "HDiv Trace", 0)
-    sides = [And(s > 1 - 1e-9, t < 0.5), And(s > 1 - 1e-9, t > 0.5)]
-    marks = [Function(facets).interpolate(conditional(side, 1, 0)) for side in sides]
-    flat = RelabeledMesh(square, marks, [5, 6])
-    s, t = SpatialCoordinate(flat)
-    along = conditional(t < 0.5, tan(pi / 2 * t), tan(pi / 2 * (1 - t)))
-    outer = conditional(t < 0.5, as_vector((1, along)), as_vector((along, 1)))
-    hole = RADIUS * as_vector((cos(pi / 2 * t), sin(pi / 2 * t)))
-    curved = Function(VectorFunctionSpace(flat, "P", 2)).interpolate(hole + s * (outer - hole))
-    return flat, Mesh(curved)
+def recover(geometry: tuple, displacements: list, forces: np.ndarray, chosen) -> tuple:
+    """Train the energy; returns it, the sheet, and what the training did."""
+    ranges = [(3, 4), (5, 7.5), (0.6, 1.6)]
+    net = femnn.ConvexMLP(*(3, 12, 12, 1), increasing=[0, 1], input_range=ranges, seed=chosen.seed)
+    energy = StoredEnergy(net)
+    gradient = femnn.Gradient(energy)
+    sheet = Sheet(*geometry, lambda x: femnn.NeuralCoefficient(gradient, *x, degree=DEGREE))
+    data, area = Function(sheet.V), assemble(Constant(1.0) * dx(geometry[1]))
+    spread = FORCE_NOISE * abs(forces).max()
+    get_working_tape().clear_tape()
+    continue_annotation()
+    J = 0.0
+    for u, measured, pair in zip(sheet.steps(), displacements, forces, strict=True):
+        data.assign(measured)
+        J += femnn.assemble((0.25 / area / NOISE**2) * (u - data) ** 2 * dx(degree=DEGREE))
+        for found, force in zip(sheet.forces(), pair, strict=True):
+            J += 0.25 / spread**2 * (found - float(force)) ** 2
+    Jhat = ReducedFunctional(J / len(forces), Control(femnn.Weights.of(gradient)))
+    pause_annotation()
+    Jhat.optimize_tape()
+    result = femnn.fit(Jhat, maxiter=chosen.iterations, options={"maxcor": 60})
+    return energy, sheet, result
 
 
-class Sheet:
-    """The sheet with some energy; ``law`` gives dW/dI as a function of the invariants."""
+def newton(sheet: Sheet) -> tuple[list[list[float]], float]:
+    """The residual's norm at Newton's iterates in each step, and the tangent's asymmetry."""
+    snes, norms, asymmetry = sheet.solver.snes, [], 0.0
+    snes.setConvergenceHistory(length=100, reset=True)
+    for _ in sheet.steps():
+        norms.append(snes.getConvergenceHistory()[0].tolist())
+        tangent = snes.getJacobian()[0]
+        mirrored = tangent.transpose(PETSc.Mat())
+        mirrored.axpy(-1.0, tangent)
+        asymmetry = max(asymmetry, mirrored.norm() / tangent.norm())
+    return norms, asymmetry
 
-    def __init__(self, cells: int, law):
-        self.flat, mesh = quarter(cells)
-        self.V = V = VectorFunctionSpace(mesh, "P", 2)
-        self.u, v = Function(V, name="displacement"), TestFunction(V)
-        self.F = variable(Identity(2) + grad(self.u))
-        self.invariants = invariants(*(self.F[i, j] for i in (0, 1) for j in (0, 1)))
-        slope = law(self.invariants)
-        self.P = sum(slope[i] * diff(self.invariants[i], self.F) for i in range(3))
-        self.ends = Constant(0.0), Constant(0.0)
-        bcs = [DirichletBC(V.sub(0), 0, 4), DirichletBC(V.sub(1), 0, 3)]
-        bcs += [DirichletBC(V.sub(i), self.ends[i], 5 + i) for i in (0, 1)]
-        residual = inner(self.P, grad(v)) * dx(degree=DEGREE)
-        problem = femnn.NeuralVariationalProblem(residual, self.u, bcs)
-        self.solver = femnn.NeuralVariationalSolver(problem, solver_parameters=SOLVER)
 
-    def steps(self):
-        """The displacement in each load step; starts from the step before, stretched."""
-        x, y = SpatialCoordinate(self.V.mesh())
-        for path in LOADS:
-            self.u.assign(0)
-            before = 0.0, 0.0
-            for ends in path:
-                stretch = as_vector(((ends[0] - before[0]) * x, (ends[1] - before[1]) * y))
-                self.u.assign(self.u + Function(self.V).interpolate(stretch))
-                for constant, value in zip(self.ends, ends, strict=True):
-                    constant.assign(value)
-                self.solver.solve()
-                before = ends
-                yield self.u
+def stress(energy, F: np.ndarray) -> np.ndarray:
+    """P11, P12, P21, P22 for rows of F11, F12, F21, F22."""
+    at = torch.tensor(F, requires_grad=True)
+    energy(torch.stack(invariants(*at.T), 1)).sum().backward()
+    return at.grad.numpy()
 
-    def forces(self) -> list:
-        """The forces on the right and the upper side.
 
-        The stress does the work of these forces in a displacement that is 1 on the side, such as
-        x or y: this is as accurate as energies are, where an integral over the side is not.
-        """
-        return [femnn.assemble(self.P[i, i] * dx(degree=DEGREE)) for i in (0, 1)]
+def true_energy(x: torch.Tensor) -> torch.Tensor:
+    """The true energy as a module would give it."""
+    return truth(*x.T)
+
+
+def draw(nets: dict, runs: dict, states: np.ndarray, paths: dict) -> plt.Figure:
+    """Stresses on the paths, the states that the sheet visits, Newton's convergence."""
+    figure, (law, range_, newton) = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
+    entries = {"uniaxial": 0, "shear": 1, "biaxial": 0}
+    for color, (name, F) in zip(("C0", "C1", "C2"), paths.items(), strict=True):
+        amount = np.abs(F - [1, 0, 0, 1]).max(1)
+        label = f"{name}, P{'12' if name == 'shear' else '11'}"
+        exact = stress(true_energy, F)[:, entries[name]]
+        law.plot(amount, exact, color, linewidth=5, alpha=0.3, label=label + ", truth")
+        for run, style in zip(nets, ("-", "--"), strict=True):
+            label = f"learned, {run}: error {100 * runs[run][name + '_error']:.2g} %"
+            law.plot(amount, stress(nets[run], F)[:, entries[name]], color + style, label=label)
+        I1, _, J = invariants(*F.T)
+        range_.plot(I1, J, color, linewidth=2, label=name)
+    law.set(xlabel="stretch - 1, or shear (dimensionless)", ylabel="stress (dimensionless)")
+    law.legend(fontsize=8)
+    range_.plot(*states.T, "k.", markersize=1, alpha=0.3, zorder=0, label="in the sheet")
+    range_.set(xlabel="isochoric I1 (dimensionless)", ylabel="J (dimensionless)")
+    range_.legend()
+    for step, norms in enumerate(next(iter(runs.values()))["newton"], start=1):
+        newton.semilogy(norms, ".-", label=f"load step {step}")
+    newton.set(xlabel="Newton iteration", ylabel="norm of the residual (dimensionless)")
+    newton.legend(fontsize=8)
+    return figure
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the demo; returns the numbers that it writes."""
+    watch = common.Stopwatch()
+    parser = common.options(__doc__.splitlines()[0], "output/hyperelasticity", 8, 100, 0)
+    chosen = parser.parse_args(argv)
+    geometry = quarter(chosen.cells)
+    V = VectorFunctionSpace(geometry[1], "P", 2)
+    exact = observe(chosen.cells, V)
+    noisy = add_noise(chosen.cells, *exact, geometry[0], chosen.seed)
+    states = visited(Sheet(*geometry, true_law), exact[0])
+    paths = visited_paths(states)
+    nets, runs, fields = {}, {}, []
+    for name, data in {"no noise": exact, "noise": noisy}.items():
+        nets[name], sheet, result = recover(geometry, *data, chosen)
+        norms, asymmetry = newton(sheet)
+        errors = {
+            f"{path}_error": relative_difference(stress(nets[name], F), stress(true_energy, F))
+            for path, F in paths.items()
+        }
+        runs[name] = {**errors, "newton": norms, "asymmetry": asymmetry}
+        runs[name] |= common.numbers_of(result)
+        data[0][-1].rename(f"displacement measured {name}")
+        sheet.u.rename(f"displacement learned {name}")
+        fields += [data[0][-1], sheet.u]
+    reach = {name: float(abs(F - [1, 0, 0, 1]).max()) for name, F in paths.items()}
+    sizes = {"cells": chosen.cells, "seed": chosen.seed, "load_steps": len(exact[1])}
+    numbers = {**sizes, "reach": reach, "runs": runs, "seconds": watch.seconds()}
+    until = ", ".join(f"{name} {amount:.2f}" for name, amount in reach.items())
+    common.show(f"Stress, relative error on three paths (up to {until}):", runs, COLUMNS)
+    if COMM_WORLD.rank == 0:
+        norms = " ".join(f"{norm:.0e}" for norm in runs["no noise"]["newton"][3])
+        print(f"Newton's residuals, load step 4: {norms}")
+        print(f"Asymmetry of the tangent, |A - A^T| / |A|: {runs['no noise']['asymmetry']:.0e}")
+    saved = dict(zip(("network", "network_noise"), (e.net for e in nets.values()), strict=True))
+    figure = lambda: draw(nets, runs, states, paths)  # noqa: E731
+    common.write_results(chosen.output, numbers, figure, saved, fields)
+    return numbers
+
+
+if __name__ == "__main__":
+    main()

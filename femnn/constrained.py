@@ -240,8 +240,10 @@ class ConvexMLP(ConstrainedMLP):
 
     Examples
     --------
+    A flux as a function of two components of a gradient, with a symmetric tangent:
+
     >>> energy = ConvexMLP(2, 16, 16, 1)
-    >>> flux = Gradient(energy)  # doctest: +SKIP
+    >>> flux = femnn.Gradient(energy)  # doctest: +SKIP
     """
 
     def __init__(

@@ -77,7 +77,8 @@ class PointEvaluator:
         if any(t.requires_grad for t in rest):
             raise ValueError(
                 f"parameters of the network {type(self.net).__name__} were made trainable after "
-                "its coefficient was made: make the coefficient anew, so that its weights hold them."
+                "its coefficient was made: make the coefficient anew, so that its weights hold "
+                "them."
             )
         return tuple((id(t), t._version) for t in rest)
 

@@ -81,16 +81,14 @@ class Even(_Reflected):
 class SymmetricTensor(Configured, nn.Module):
     """A symmetric n x n tensor from the n (n + 1) / 2 outputs of any module.
 
+    In a form: ``NeuralCoefficient(SymmetricTensor(net, 2), ..., shape=(2, 2))``.
+
     Parameters
     ----------
     net
         The module; its outputs are the lower triangle, row by row.
     n
         Rows of the tensor.
-
-    Examples
-    --------
-    With ``NeuralCoefficient(SymmetricTensor(net, 2), ..., shape=(2, 2))`` in a form.
     """
 
     def __init__(self, net: nn.Module, n: int):

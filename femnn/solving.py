@@ -253,7 +253,7 @@ class NeuralVariationalSolver:
         fails, and otherwise, from the initial guess that the tape has recorded.
         """
         self._load(values, boundary)
-        if guess is not None and self.warm_start:
+        if guess is not None and self.warm_start and not self._keeps_tangent:
             recorded = self.unknown.copy(deepcopy=True)
             copy_values(guess, self.unknown)
             try:

@@ -207,7 +207,7 @@ class _Loss:
             if not isinstance(control, Weights):
                 raise TypeError(
                     f"fit: a control is a {type(control).__name__}, wanted Weights (for example "
-                    "Control(kappa.weights)). For fields use pyadjoint's minimize or TAOSolver."
+                    "Control(kappa.weights)). For fields use pyadjoint's minimize."
                 )
         self.sizes = [len(c) for c in self.controls]
         owned = [id(p) for c in self.controls for p in c.parameters]

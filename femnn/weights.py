@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
+from petsc4py import PETSc
 from pyadjoint.overloaded_type import OverloadedType
 from pyadjoint.tape import annotate_tape
 from torch import Tensor, nn
@@ -149,7 +150,7 @@ class Weights(OverloadedType):
                 f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
                 "for each trainable weight."
             )
-        return Weights(vector=vector, name=self.name)
+        return Weights(vector=vector, name=self.name, comm=self.comm)
 
     def check_ranks(self, comm: MPI.Comm) -> None:
         """Raise a ``RuntimeError`` on all ranks if they hold different values.  Collective."""
@@ -199,7 +200,7 @@ class Weights(OverloadedType):
 
     @classmethod
     def _ad_init_object(cls, obj: Weights) -> Weights:
-        return cls(vector=obj.vector, name=obj.name)
+        return cls(vector=obj.vector, name=obj.name, comm=obj.comm)
 
     def _ad_init_zero(self, dual: bool = False) -> Weights:
         return self.like(np.zeros(len(self)))
@@ -230,6 +231,20 @@ class Weights(OverloadedType):
 
     def _ad_convert_riesz(self, value: Weights, riesz_map: Any = None) -> Weights:
         return self.like(value.vector)
+
+    def _ad_to_petsc(self, vec: Any = None) -> Any:
+        """All entries on rank 0: a PETSc vector has each entry once."""
+        if vec is None:
+            mine = len(self) if self.comm.rank == 0 else 0
+            comm: Any = self.comm
+            vec = PETSc.Vec().createMPI((mine, len(self)), comm=comm)
+        local = vec.array_w  # on every rank, so that all know that the vector has changed
+        local[...] = self.vector[: len(local)]
+        return vec
+
+    def _ad_from_petsc(self, vec: Any) -> None:
+        mine = vec.array_r if vec.getLocalSize() else np.empty(len(self))
+        self.assign(vector_from_rank_zero(self.comm, mine))
 
     @staticmethod
     def _ad_assign_numpy(dst: Weights, src: np.ndarray, offset: int) -> tuple[Weights, int]:

@@ -56,7 +56,39 @@ def test_coefficient_field(demo, tmp_path):
     assert numbers["runs"]["regularised"]["kappa_error"] < 0.06
 
 
-@pytest.mark.parametrize("name", ["nonlinear_poisson", "coefficient_field"])
+def test_hyperelasticity(demo, tmp_path):
+    """Stresses of the known law are recovered; the tangent is symmetric, Newton quadratic."""
+    sizes = ["--cells", "4", "--iterations", "25"]
+    numbers = demo("hyperelasticity").main(["--output", str(tmp_path), *sizes])
+    check_files(tmp_path, numbers, {})
+    run = numbers["runs"]["no noise"]
+    assert max(run["uniaxial_error"], run["shear_error"], run["biaxial_error"]) < 0.05
+    assert min(numbers["reach"].values()) > 0.1
+    assert run["asymmetry"] < 1e-14
+    for norms in run["newton"]:
+        last = np.array([norm for norm in norms if norm > 1e-13])[-3:]
+        before, after = np.log(last[:-1]), np.log(last[1:])
+        assert (after[-1] - after[0]) / (before[-1] - before[0]) > 1.6  # order 2
+    energy = femnn.load(tmp_path / "network.safetensors")
+    assert isinstance(energy, femnn.ConvexMLP)
+
+
+def test_boundary_law(demo, tmp_path):
+    """h(T) is recovered from thermometers inside, better than by its best constant (60 %)."""
+    module = demo("boundary_law")
+    sizes = ["--cells", "3", "--iterations", "80"]
+    numbers = module.main(["--output", str(tmp_path), *sizes])
+    check_files(tmp_path, numbers, {"network": 1, "network_noise": 1})
+    assert numbers["runs"]["no noise"]["law_error"] < 0.15
+    assert numbers["runs"]["noise 0.2 K"]["law_error"] < 0.2
+    T = np.linspace(*numbers["visited"], 1000)
+    constant = np.linalg.norm(module.truth(T) - module.truth(T).mean())
+    assert constant / np.linalg.norm(module.truth(T)) > 0.5
+
+
+@pytest.mark.parametrize(
+    "name", ["nonlinear_poisson", "coefficient_field", "hyperelasticity", "boundary_law"]
+)
 @pytest.mark.parametrize(
     ("option", "value", "wanted"),
     [

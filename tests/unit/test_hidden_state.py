@@ -191,6 +191,19 @@ def test_a_mesh_that_moves_is_noticed():
     assert femnn.assemble(kappa * dx) / assemble(1 * dx(mesh)) != pytest.approx(before, rel=1e-3)
 
 
+def test_data_written_through_an_array_that_is_held_is_noticed(V):
+    u, w, v, f = Function(V), Function(V), TestFunction(V), Function(V).assign(1.0)
+    bc = DirichletBC(V, 0, "on_boundary")
+    held = f.dat.data
+    F = inner(grad(u), grad(v)) * dx - f * v * dx
+    solver = femnn.NeuralVariationalSolver(femnn.NeuralVariationalProblem(F, u, bc))
+    solver.solve()
+    held[:] = 5.0
+    solver.solve()
+    solve(replace(F, {u: w}) == 0, w, bc)
+    assert errornorm(w, u) < 1e-10 * norm(w)
+
+
 def test_own_adjoint_solvers_get_the_forward_ones_null_space(V):
     x, y = SpatialCoordinate(V.mesh())
     continue_annotation()

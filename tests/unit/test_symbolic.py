@@ -16,6 +16,7 @@ from firedrake import (
     interpolate,
 )
 from torch import nn
+from ufl.domain import extract_unique_domain
 
 import femnn
 from femnn import symbolic
@@ -57,7 +58,7 @@ def operands():
 
 def at_nodes(expressions, operands):
     """Values at the nodes of the mesh, shape (points, expressions)."""
-    mesh = sum(operands).ufl_domain()
+    mesh = extract_unique_domain(operands[0])
     V = VectorFunctionSpace(mesh, "CG", 1, dim=len(expressions))
     values = assemble(interpolate(as_vector(expressions), V)).dat.data_ro
     return values.reshape(-1, len(expressions))
@@ -115,7 +116,7 @@ def test_the_derivative_of_softplus_at_zero(operands):
         at_nodes(femnn.to_ufl(net, *[0 * op for op in operands]), operands),
         net(torch.zeros(1, 3, dtype=torch.float64)).detach().numpy(),
     )
-    mesh = sum(operands).ufl_domain()
+    mesh = extract_unique_domain(operands[0])
     u = Function(FunctionSpace(mesh, "CG", 1))
     slope = femnn.Gradient(nn.Sequential(Output("softplus")))
     (written,) = femnn.to_ufl(slope, u)

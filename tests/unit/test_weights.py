@@ -393,3 +393,18 @@ def test_rank_zeros_weights_are_given_to_all():
     net = net_of(seed=comm.rank)
     expected = torch.nn.utils.parameters_to_vector(net_of(seed=0).parameters()).detach().numpy()
     assert np.array_equal(Weights.of(net, comm).vector, expected)
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_weights_go_to_petsc_vectors_and_back():
+    from pyadjoint.optimization.tao_solver import PETScVecInterface
+
+    weights = femnn.Weights.of(femnn.MLP(1, 3, 1), COMM_WORLD)
+    target = weights.like(np.zeros(len(weights)))
+    interface = PETScVecInterface(weights, comm=COMM_WORLD)
+    x = interface.new_petsc()
+    interface.to_petsc(x, weights)
+    assert x.getSize() == len(weights)
+    assert x.norm() == pytest.approx(np.linalg.norm(weights.vector), rel=1e-14)
+    interface.from_petsc(x, target)
+    assert np.array_equal(target.vector, weights.vector)
