@@ -133,7 +133,7 @@ def draw(nets: dict, runs: dict, visited: tuple, readings: np.ndarray, modelled:
         label = f"learned, {name}: error {100 * runs[name]['law_error']:.2g} %"
         law.plot(T, UNIT * values_at(net, T[:, None]), style, label=label)
     law.axvspan(*visited, color="C2", alpha=0.12, zorder=0, label="range on the fin's surface")
-    law.set(xlabel="surface temperature T (°C)", ylabel="h (W m⁻² K⁻¹)", ylim=(0, None))
+    law.set(xlabel="surface temperature T (°C)", ylabel="h (W m⁻² K⁻¹)", ylim=(0, 3300))
     law.legend(loc="upper right")
     x, below = 1000 * thermometers()[:, 0], slice(len(readings[0]) // 2, None)
     for k, root in enumerate(ROOTS):
