@@ -40,7 +40,7 @@ def build_command() -> int:
     """Build what is missing of the environment."""
     steps = recipe.steps(pins.read())
     place = layout.find(steps)
-    system.ensure()
+    system.ensure(place.state / "system.log")
     build.run(steps, place)
     print(f"Environment ready: {place.env}")
     return 0

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 from install.failure import SetupError, diagnose, tail
@@ -37,8 +38,8 @@ PACKAGES = (
 INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
 
 
-def ensure() -> None:
-    """Install the missing system packages, or say which command does."""
+def ensure(log: Path) -> None:
+    """Install the missing system packages, or say which command does; apt's output goes to a log."""
     if os.environ.get("FEMNN_SKIP_SYSTEM"):
         return
     if not shutil.which("dpkg-query"):
@@ -49,7 +50,7 @@ def ensure() -> None:
         )
     missing = missing_packages()
     if missing:
-        install(missing)
+        install(missing, log)
 
 
 def missing_packages() -> list[str]:
@@ -71,15 +72,19 @@ def python_packages() -> list[str]:
     return missing
 
 
-def install(missing: list[str]) -> None:
+def install(missing: list[str], log: Path) -> None:
     """Install packages as root or through a sudo that asks no password."""
     prefix = privilege()
     if prefix is None:
         raise SetupError(needs_administrator(missing))
     print(f"[system] {len(missing)} system packages (about 1 min): {' '.join(missing)}", flush=True)
+    began = time.monotonic()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("")
     # Without an update first, a fresh machine knows no packages at all.
-    run((*prefix, "apt-get", "update", "-q"))
-    run((*prefix, "env", "DEBIAN_FRONTEND=noninteractive", *INSTALL, *missing))
+    run((*prefix, "apt-get", "update", "-q"), log)
+    run((*prefix, "env", "DEBIAN_FRONTEND=noninteractive", *INSTALL, *missing), log)
+    print(f"[system] done in {time.monotonic() - began:.0f} s; log: {log}", flush=True)
 
 
 def privilege() -> tuple[str, ...] | None:
@@ -106,14 +111,16 @@ def needs_administrator(missing: list[str]) -> str:
     )
 
 
-def run(command: tuple[str, ...]) -> None:
-    """Run a package manager's command; its output is shown only where it fails."""
+def run(command: tuple[str, ...], log: Path) -> None:
+    """Run a package manager's command; its output goes to the log, its end is shown if it fails."""
     result = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
+    output = result.stdout + result.stderr
+    with log.open("a") as file:
+        file.write(f"+ {' '.join(command)}\n{output}\n")
     if result.returncode == 0:
         return
-    output = result.stdout + result.stderr
     reason, advice = diagnose(output)
     raise SetupError(
         f"{tail(output)}\n\nFAILED: step 'system': {' '.join(command)}\n"

@@ -204,17 +204,25 @@ class TestMessages:
         assert "What to do:" in message
         assert str(place.state / "s0.log") in message
 
-    def test_without_root_the_exact_command_is_told(self, monkeypatch):
+    def test_without_root_the_exact_command_is_told(self, monkeypatch, tmp_path):
         monkeypatch.setattr(system, "privilege", lambda: None)
         with pytest.raises(failure.SetupError) as caught:
-            system.install(["gfortran", "bison"])
+            system.install(["gfortran", "bison"], tmp_path / "system.log")
         command = "sudo apt-get update && sudo apt-get install -y --no-install-recommends gfortran"
         assert f"{command} bison" in str(caught.value)
 
-    def test_nothing_missing_needs_no_root(self, monkeypatch):
+    def test_nothing_missing_needs_no_root(self, monkeypatch, tmp_path):
         monkeypatch.setattr(system, "missing_packages", list)
         monkeypatch.setattr(system, "privilege", lambda: pytest.fail("asked for root"))
-        system.ensure()
+        system.ensure(tmp_path / "system.log")
+
+    def test_what_the_package_manager_says_goes_to_the_log(self, tmp_path):
+        log = tmp_path / "system.log"
+        system.run(("sh", "-c", "echo all well"), log)
+        with pytest.raises(failure.SetupError, match="step 'system'"):
+            system.run(("sh", "-c", "echo no such package; exit 3"), log)
+        assert "all well" in log.read_text()
+        assert "no such package" in log.read_text()
 
     def test_folder_that_cannot_be_written_is_told(self, tmp_path):
         (tmp_path / "file").touch()
