@@ -39,7 +39,7 @@ INSTALL = ("apt-get", "install", "-y", "--no-install-recommends")
 
 
 def ensure(log: Path) -> None:
-    """Install the missing system packages, or say which command does; apt's output goes to a log."""
+    """Install the missing system packages, or say which command does; apt writes to the log."""
     if os.environ.get("FEMNN_SKIP_SYSTEM"):
         return
     if not shutil.which("dpkg-query"):
