@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from femnn.layer import PDELayer
     from femnn.networks import MLP, Gradient
     from femnn.operator import apply
-    from femnn.solving import NeuralVariationalProblem, NeuralVariationalSolver, solve
+    from femnn.problem import NeuralVariationalProblem
+    from femnn.solving import NeuralVariationalSolver, solve
     from femnn.storage import load, save
     from femnn.symbolic import to_ufl
     from femnn.tables import save_table
@@ -62,7 +63,8 @@ _MODULES = {
     "layer": ("PDELayer",),
     "operator": ("apply",),
     "networks": ("MLP", "Gradient"),
-    "solving": ("NeuralVariationalProblem", "NeuralVariationalSolver", "solve"),
+    "problem": ("NeuralVariationalProblem",),
+    "solving": ("NeuralVariationalSolver", "solve"),
     "storage": ("load", "save"),
     "symbolic": ("to_ufl",),
     "tables": ("save_table",),

@@ -15,86 +15,13 @@ from ufl.domain import extract_domains
 from femnn.adjoint import Linearisation
 from femnn.blocks import SolveBlock
 from femnn.boundary import BoundaryValues
-from femnn.coefficient import NeuralCoefficient, neural_coefficients
-from femnn.forms import Implicit, total_derivative, with_degrees
+from femnn.forms import total_derivative
 from femnn.mirrors import CoordinateState, Mirrors, copy_values, dependencies_of, version
 from femnn.parallel import all_ranks, any_rank
-from femnn.quadrature import NetworkAtPoints, flatten
+from femnn.private import PrivateNetwork
+from femnn.problem import NeuralVariationalProblem
+from femnn.quadrature import flatten
 from femnn.second_order import SecondOrder
-
-
-class NeuralVariationalProblem:
-    """A variational problem ``F(u; v) = 0`` with neural coefficients in ``F``.
-
-    Parameters
-    ----------
-    F
-        The residual form.  Measures without a degree take the coefficients' degree where
-        one stands in the integral.
-    u
-        The unknown.
-    bcs
-        A :class:`firedrake.DirichletBC` or several.
-    J
-        Another tangent for Newton's method, if not the exact one.  Adjoints use the exact one.
-    Jp
-        A form from which the preconditioner is built.
-    form_compiler_parameters
-        As for :class:`firedrake.NonlinearVariationalProblem`.
-    is_linear
-        Whether ``F`` is linear in ``u``: one linear solve then, no Newton iteration.
-
-    Raises
-    ------
-    TypeError
-        If ``F`` is not a form with one test function, or ``u`` is not a Function.
-    ValueError
-        If quadrature degrees differ.
-    """
-
-    def __init__(
-        self,
-        F: ufl.Form,
-        u: fd.Function,
-        bcs: Any = None,
-        J: ufl.Form | None = None,
-        Jp: ufl.Form | None = None,
-        *,
-        form_compiler_parameters: dict | None = None,
-        is_linear: bool = False,
-    ):
-        if not isinstance(F, ufl.Form) or len(F.arguments()) != 1:
-            raise TypeError(
-                f"F is a {type(F).__name__} and not a form with one test function: write the "
-                "problem as F == 0 with all terms on the left, or as a == L, without assembled "
-                "Cofunctions."
-            )
-        if not isinstance(u, fd.Function) or isinstance(u, NeuralCoefficient):
-            raise TypeError(f"u is a {type(u).__name__}: the unknown must be a Function.")
-        self.F = with_degrees(F)
-        self.u = u
-        self.bcs = _as_list(bcs)
-        self.J = None if J is None else with_degrees(J)
-        self.Jp = None if Jp is None else with_degrees(Jp)
-        self.form_compiler_parameters = form_compiler_parameters
-        self.is_linear = is_linear
-        forms = [form for form in (self.F, self.J, self.Jp) if form is not None]
-        coefficients = dict.fromkeys(c for form in forms for c in neural_coefficients(form))
-        self.implicit = [c for c in coefficients if c.depends_on(u)]
-        self.explicit = [c for c in coefficients if not c.depends_on(u)]
-        values = (bc._original_arg for bc in self.bcs)
-        self.explicit += [g for g in values if isinstance(g, NeuralCoefficient)]
-        for coefficient in self.implicit:
-            if coefficient.degree is None:
-                raise ValueError(
-                    f"{coefficient.name()} is evaluated at the nodes of a space and depends on the "
-                    "unknown: leave out space=..., so that it is evaluated at quadrature points."
-                )
-        if is_linear and self.implicit:
-            raise ValueError(
-                f"the problem is given as a == L, but {self.implicit[0].name()} depends on the "
-                "unknown, so it is not linear: write it as F == 0."
-            )
 
 
 class NeuralVariationalSolver:
@@ -143,7 +70,7 @@ class NeuralVariationalSolver:
         self._mirrors = Mirrors(_sources(problem))
         self._boundary = [BoundaryValues(bc) for bc in problem.bcs]
         self.unknown = self._mirrors.copies[problem.u]
-        self._networks = [_PrivateNetwork(c, self._mirrors) for c in problem.implicit]
+        self._networks = [PrivateNetwork(c, self._mirrors) for c in problem.implicit]
         self._weights: dict[Any, np.ndarray] = {}
         self._evaluated: tuple | None = None
         self._holds: tuple[Any, Any] | None = None
@@ -301,7 +228,7 @@ class NeuralVariationalSolver:
     # What the adjoint calls.
 
     @property
-    def networks(self) -> list[_PrivateNetwork]:
+    def networks(self) -> list[PrivateNetwork]:
         """The networks of the unknown, in private copies."""
         return self._networks
 
@@ -319,7 +246,7 @@ class NeuralVariationalSolver:
         """The private copy of a Function or Constant of the user's."""
         return self._mirrors.copies[source]
 
-    def weights_of(self, network: _PrivateNetwork) -> np.ndarray:
+    def weights_of(self, network: PrivateNetwork) -> np.ndarray:
         """The weights in use for a network."""
         return self._weights[network.coefficient.weights]
 
@@ -451,43 +378,6 @@ class NeuralVariationalSolver:
         )
 
 
-class _PrivateNetwork:
-    """A coefficient of the unknown, with its operands written in a solver's private copies."""
-
-    def __init__(self, coefficient: NeuralCoefficient, mirrors: Mirrors):
-        self.coefficient = coefficient
-        self.evaluator = coefficient.evaluator
-        self.failure: Exception | None = None
-        operands = mirrors(flatten(coefficient.operands))
-        self.depends_on = dependencies_of(operands)
-        self.points = NetworkAtPoints(self.evaluator, operands, coefficient.at)
-        (n_inputs,) = operands.ufl_shape
-        n_outputs = self.evaluator.n_outputs
-        slope_shape = (n_inputs,) if coefficient.ufl_shape == () else (n_outputs, n_inputs)
-        self.terms = Implicit(
-            value=fd.Function(coefficient.function_space(), name=coefficient.name()),
-            slope=fd.Function(coefficient.at.space(slope_shape)),
-            operands=operands,
-        )
-
-    def evaluate(self, weights: np.ndarray) -> None:
-        """Values and derivatives at the present operands.  Collective.
-
-        What the network raises is kept as :attr:`failure`, and its values become NaN: Newton's
-        method then ends on all ranks together, also where one alone has failed.
-        """
-        x = self.points.interpolate()
-        try:
-            values, slope = self.evaluator.value_and_derivative(x, weights)
-        except Exception as error:
-            self.failure = error
-            n_outputs = self.evaluator.n_outputs
-            values = np.full((len(x), n_outputs), np.nan)
-            slope = np.full((len(x), n_outputs, self.evaluator.n_inputs), np.nan)
-        self.points.at.fill(self.terms.value, values)
-        self.points.at.fill(self.terms.slope, slope)
-
-
 def solve(
     equation: Any,
     u: fd.Function,
@@ -563,17 +453,6 @@ def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:
     expressions += [flatten(c.operands) for c in problem.implicit]
     found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
     return dict.fromkeys([problem.u, *found])
-
-
-def _as_list(bcs: Any) -> list[fd.DirichletBC]:
-    listed = [] if bcs is None else [bcs] if not isinstance(bcs, (list, tuple)) else list(bcs)
-    for bc in listed:
-        if not isinstance(bc, fd.DirichletBC):
-            raise NotImplementedError(
-                f"bcs holds a {type(bc).__name__}: only DirichletBC is supported with neural "
-                "coefficients."
-            )
-    return listed
 
 
 def _is_finite(value: Any) -> bool:
