@@ -8,7 +8,7 @@ PYTHON=${PYTHON:-python}
 RANKS=${RANKS-"2 3"}
 LOGS=${LOGS:-output/tests}
 # A rank that waits for one that has failed would wait for ever.
-LIMIT=${LIMIT:-30m}
+LIMIT=${LIMIT:-20m}
 export PYTHONPATH=$PWD LOGS
 
 mkdir -p "$LOGS"
