@@ -169,7 +169,7 @@ class NeuralCoefficient(fd.Function):
         """The mesh on whose cells the network is evaluated."""
         return self.function_space().mesh()
 
-    @property
+    @cached_property
     def dependencies(self) -> list[fd.Function | fd.Constant]:
         """The Functions and Constants in the operands."""
         return dependencies_of(flatten(self.operands))

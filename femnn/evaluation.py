@@ -202,11 +202,7 @@ class PointEvaluator:
         values = np.empty((len(x), self.n_outputs))
         slope = np.empty((len(x), self.n_outputs, self.n_inputs)) if of_slope else None
         with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
-            w_dot = self.parameters.split(weights_dot)
-            for rows, points in self._chunks(x):
-                points.requires_grad_(True)
-                p_dot = None if x_dot is None else self._to_torch(x_dot[rows])
-                change = _directional_derivative(self.net, points, tensors, p_dot, w_dot)
+            for rows, points, change in self._changes(x, x_dot, weights_dot, tensors):
                 values[rows] = _to_numpy(change)
                 if slope is not None:
                     for j, slope_j in enumerate(_input_derivatives(change, points)):
@@ -230,16 +226,27 @@ class PointEvaluator:
         self.sweeps["variation"] += 1
         total = self.parameters.zero_gradient()
         with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
-            w_dot = self.parameters.split(weights_dot)
-            for rows, points in self._chunks(x):
-                points.requires_grad_(True)
-                p_dot = None if x_dot is None else self._to_torch(x_dot[rows])
-                change = _directional_derivative(self.net, points, tensors, p_dot, w_dot)
+            for rows, _, change in self._changes(x, x_dot, weights_dot, tensors):
                 if not change.requires_grad:
                     continue
                 seed = self._to_torch(cotangent[rows])
                 _accumulate(total, torch.autograd.grad(change, tensors, seed, allow_unused=True))
         return self.parameters.flatten(total)
+
+    def _changes(
+        self,
+        x: np.ndarray,
+        x_dot: np.ndarray | None,
+        weights_dot: np.ndarray | None,
+        tensors: list[Tensor],
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Each chunk's rows, its points, and its outputs' change along the direction."""
+        w_dot = self.parameters.split(weights_dot)
+        of_weights = [] if w_dot is None else list(zip(tensors, w_dot, strict=True))
+        for rows, points in self._chunks(x):
+            points.requires_grad_(True)
+            of_points = [] if x_dot is None else [(points, self._to_torch(x_dot[rows]))]
+            yield rows, points, along_directions(self.net(points), of_points + of_weights)
 
     def _chunks(self, x: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(x), self.chunk_size):
@@ -328,18 +335,6 @@ def along_directions(outputs: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) ->
         return torch.zeros_like(outputs)
     (change,) = torch.autograd.grad(torch.stack(along).sum(), cotangent, create_graph=True)
     return change
-
-
-def _directional_derivative(
-    net: nn.Module,
-    points: Tensor,
-    tensors: list[Tensor],
-    points_dot: Tensor | None,
-    tensors_dot: list[Tensor] | None,
-) -> Tensor:
-    pairs = [] if points_dot is None else [(points, points_dot)]
-    pairs += [] if tensors_dot is None else list(zip(tensors, tensors_dot, strict=True))
-    return along_directions(net(points), pairs)
 
 
 def _accumulate(total: list[Tensor], grads: Sequence[Tensor | None]) -> None:
