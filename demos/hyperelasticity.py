@@ -17,6 +17,8 @@ potential.  The misfit J is a quarter of the mean square differences of displace
 forces, each in units of its noise.
 """
 
+from functools import partial
+
 import common
 import matplotlib.pyplot as plt
 import numpy as np
@@ -174,7 +176,7 @@ def main(argv: list[str] | None = None) -> dict:
         print(f"Newton's residuals, load step 4: {norms}")
         print(f"Asymmetry of the tangent, |A - A^T| / |A|: {runs['no noise']['asymmetry']:.0e}")
     saved = dict(zip(("network", "network_noise"), (e.net for e in nets.values()), strict=True))
-    figure = lambda: draw(nets, runs, states, paths)  # noqa: E731
+    figure = partial(draw, nets, runs, states, paths)
     common.write_results(chosen.output, numbers, figure, saved, fields)
     return numbers
 
