@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
+from pyadjoint import AdjFloat
 from pyadjoint.overloaded_type import OverloadedType
-from pyadjoint.tape import annotate_tape
+from pyadjoint.tape import annotate_tape, get_working_tape
 from torch import Tensor, nn
 
 from femnn.parallel import same_on_ranks, vector_from_rank_zero
 from femnn.parameters import ParameterVector
+from femnn.penalty import SquaredNormBlock
 
 # One Weights for each set of parameters, so that modules which share them share the control.
 _known: weakref.WeakValueDictionary[tuple[int, ...], Weights] = weakref.WeakValueDictionary()
@@ -151,6 +153,25 @@ class Weights(OverloadedType):
                 "for each trainable weight."
             )
         return Weights(vector=vector, name=self.name, comm=self.comm)
+
+    def squared_norm(self) -> AdjFloat:
+        """The sum of the squared weights, for weight decay; recorded on the tape.
+
+        Returns
+        -------
+        AdjFloat
+            The same on every rank.
+
+        Examples
+        --------
+        >>> J = femnn.assemble((u - u_obs) ** 2 * dx) + 1e-6 * kappa.weights.squared_norm()
+        """
+        value = AdjFloat(self._ad_dot(self))
+        if annotate_tape():
+            block = SquaredNormBlock(self)
+            get_working_tape().add_block(block)
+            block.add_output(value.create_block_variable())
+        return value
 
     def check_ranks(self, comm: MPI.Comm) -> None:
         """Raise a ``RuntimeError`` on all ranks if they hold different values.  Collective."""

@@ -24,7 +24,7 @@ def _square(comm, degree=1, n=8):
 
 
 def kappa_of_u(comm=MPI.COMM_WORLD):
-    """kappa(u), with a source field, a boundary field and a Constant as further controls."""
+    """kappa(u), with weight decay, a source field, a boundary field and a Constant as controls."""
     mesh, V, u, v = _square(comm)
     x, y = SpatialCoordinate(mesh)
     kappa = femnn.NeuralCoefficient(femnn.MLP(1, 12, 12, 1, output="softplus", seed=1), u)
@@ -33,7 +33,8 @@ def kappa_of_u(comm=MPI.COMM_WORLD):
     c = Constant(1.3, name="c")
     F = kappa * inner(grad(u), grad(v)) * dx - c * f * v * dx
     femnn.solve(F == 0, u, DirichletBC(V, g, "on_boundary"), solver_parameters=TIGHT)
-    return assemble((u - x) ** 2 * dx), [kappa.weights, f, g, c]
+    J = assemble((u - x) ** 2 * dx) + 1e-3 * kappa.weights.squared_norm() ** 2
+    return J, [kappa.weights, f, g, c]
 
 
 def kappa_of_x(comm=MPI.COMM_WORLD):
