@@ -61,7 +61,7 @@ class EvaluationBlock(Block):
         if all(index == 0 for index, _ in relevant_dependencies):
             return _Cotangents(x, cotangent, None)
         _, slope = self.coefficient.evaluator.value_and_derivative(x, inputs[0].vector)
-        return _Cotangents(x, cotangent, self._on_operands(cotangent, slope))
+        return _Cotangents(x, cotangent, _on_operands(cotangent, slope))
 
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
@@ -103,10 +103,10 @@ class EvaluationBlock(Block):
             return _Cotangents(x, cotangent, None), _Cotangents(x, change, None), fields
         _, slope = evaluator.value_and_derivative(x, weights)
         _, slope_dot = self.coefficient.direction.variation(weights, of_slope=True)
-        first = self._on_operands(cotangent, slope)
-        second = self._on_operands(change, slope)
+        first = _on_operands(cotangent, slope)
+        second = _on_operands(change, slope)
         assert slope_dot is not None
-        second += self._on_operands(cotangent, slope_dot)
+        second += _on_operands(cotangent, slope_dot)
         return _Cotangents(x, cotangent, first), _Cotangents(x, change, second), fields
 
     def evaluate_hessian_component(
@@ -145,13 +145,7 @@ class EvaluationBlock(Block):
     def _weights(self, local: np.ndarray) -> Weights:
         return Weights(vector=sum_over_ranks(self.coefficient.mesh.comm, local))
 
-    def _on_operands(self, cotangent: np.ndarray, slope: np.ndarray) -> fd.Cofunction:
-        """The values' cotangent carried to the operands, at the points."""
-        result = zero_cotangent(self.coefficient.points.space)
-        self.coefficient.at.fill(result, np.einsum("pj,pji->pi", cotangent, slope))
-        return result
-
-    def _onto(self, copy: Any, terms: list[tuple[Any, fd.Cofunction]]) -> Any:
+    def _onto(self, copy: Any, terms: list[tuple[Any, np.ndarray]]) -> Any:
         """The sum of cotangents of expressions at the points, carried to what these hold."""
         if isinstance(copy, fd.Constant):
             return self._onto_constant(copy, terms)
@@ -160,7 +154,7 @@ class EvaluationBlock(Block):
         for expression, cotangent in terms:
             change = expression_derivative(expression, copy, test)
             if not isinstance(change, ufl.constantvalue.Zero):
-                total += fd.assemble(fd.interpolate(change, cotangent))
+                total += self.coefficient.at.transposed(change, cotangent)
         return total
 
     def _onto_constant(self, copy: fd.Constant, terms: list) -> np.ndarray:
@@ -169,9 +163,13 @@ class EvaluationBlock(Block):
             for expression, cotangent in terms:
                 change = entry_derivative(expression, copy, index)
                 if not isinstance(change, ufl.constantvalue.Zero):
-                    at_points = fd.assemble(fd.interpolate(change, self.coefficient.points.space))
-                    local[index] += np.vdot(at.rows(at_points), at.rows(cotangent))
+                    local[index] += np.vdot(at.values_of(change)(), cotangent)
         return sum_over_ranks(self.coefficient.mesh.comm, local)
+
+
+def _on_operands(cotangent: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """The values' cotangent carried to the operands, at the points."""
+    return np.einsum("pj,pji->pi", cotangent, slope)
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ class _Cotangents:
 
     x: np.ndarray
     values: np.ndarray
-    operands: fd.Cofunction | None
+    operands: np.ndarray | None
 
 
 class SolveBlock(Block):

@@ -23,7 +23,6 @@ from femnn.quadrature import (
     NetworkAtPoints,
     PointSet,
     default_degree,
-    expression_derivative,
     flatten,
 )
 from femnn.weights import Weights
@@ -49,8 +48,9 @@ class NeuralCoefficient(fd.Function):
         degree among the Functions in the operands and the mesh's coordinates.
     measure
         Where the points are: ``dx`` (cells), ``ds`` (exterior facets: a law of the boundary)
-        or ``dS`` (interior facets; the operands are those of each side).  Facets are
-        supported on simplices and intervals.
+        or ``dS`` (interior facets: operands that jump are ``u("+")``, ``u("-")``, ``avg(u)``,
+        ``jump(u)``; a law of both sides should not depend on which is called ``"+"``).  On
+        extruded meshes ``ds_v``, ``ds_t``, ``ds_b``, ``dS_v`` and ``dS_h``.
     space
         A function space whose degrees of freedom are point values: the network is then
         evaluated at its nodes, and the coefficient is a Function on it, for Dirichlet data,
@@ -73,6 +73,8 @@ class NeuralCoefficient(fd.Function):
         The network.
     operands : tuple
         The operands.
+    inputs : ufl.core.expr.Expr
+        All their components as one UFL vector.
     degree : int or None
         The quadrature degree; ``None`` at nodes.
     at : PointSet
@@ -129,6 +131,7 @@ class NeuralCoefficient(fd.Function):
         self.__dict__.update(
             net=net,
             operands=operands,
+            inputs=at.on_sides(flatten(operands)),
             at=at,
             degree=at.degree,
             measure=measure,
@@ -172,7 +175,7 @@ class NeuralCoefficient(fd.Function):
     @cached_property
     def dependencies(self) -> list[fd.Function | fd.Constant]:
         """The Functions and Constants in the operands."""
-        return dependencies_of(flatten(self.operands))
+        return dependencies_of(self.inputs)
 
     def depends_on(self, u: fd.Function) -> bool:
         """Whether ``u`` stands in an operand."""
@@ -183,7 +186,7 @@ class NeuralCoefficient(fd.Function):
         """The network at the points, with its operands written in private copies."""
         if self._points is None:
             mirrors = Mirrors(self.dependencies)
-            at = NetworkAtPoints(self.evaluator, mirrors(flatten(self.operands)), self.at)
+            at = NetworkAtPoints(self.evaluator, mirrors(self.inputs), self.at)
             self.__dict__["_points"] = at
             self.__dict__["mirrors"] = mirrors
         return self._points
@@ -237,9 +240,12 @@ class NeuralCoefficient(fd.Function):
                 f"{self.name()}.grad(): only for one output, this network has "
                 f"{self.evaluator.n_outputs}. Use one coefficient for each output."
             )
-        inputs = flatten(self.operands)
+        if self.at.between_cells:
+            raise NotImplementedError(
+                f"{self.name()}.grad(): a coefficient on interior facets has no gradient in space."
+            )
         slope = self.slope
-        terms = [slope[i] * ufl.grad(inputs[i]) for i in range(self.evaluator.n_inputs)]
+        terms = [slope[i] * ufl.grad(self.inputs[i]) for i in range(self.evaluator.n_inputs)]
         return sum(terms[1:], terms[0])
 
     @property
@@ -257,10 +263,6 @@ class NeuralCoefficient(fd.Function):
                 name=f"d{self.name()}",
             )
         return self.__dict__["_slope"]
-
-    def operand_derivative(self, u: fd.Function, direction: Any) -> Any:
-        """D operands / du in a direction, as a UFL vector."""
-        return expression_derivative(flatten(self.operands), u, direction)
 
     def copy(self, deepcopy: bool = False) -> fd.Function:
         """The present values as an ordinary Function on the Quadrature space."""

@@ -104,7 +104,7 @@ class NetworkDirection:
     def __init__(self, points: NetworkAtPoints, value: Any = None, slope: Any = None):
         self.points = points
         self.directions = [Direction.like(f) for f in (value, slope) if f is not None]
-        self._interpolators: dict[tuple[int, ...], tuple[Any, Callable] | None] = {}
+        self._kept: dict[tuple[int, ...], Callable[[], np.ndarray] | None] = {}
         self.inputs_dot: np.ndarray | None = None
         self.weights_dot: np.ndarray | None = None
 
@@ -143,19 +143,9 @@ class NetworkDirection:
     def _along(self, directions: Sequence[Direction]) -> np.ndarray | None:
         """The operands' change, ``None`` where they do not change."""
         key = tuple(id(d) for d in directions)
-        if key not in self._interpolators:
-            self._interpolators[key] = self._make_interpolator(directions)
-        kept = self._interpolators[key]
-        if kept is None:
-            return None
-        target, interpolate = kept
-        interpolate()
-        return self.points.at.rows(target).copy()
-
-    def _make_interpolator(self, directions: Sequence[Direction]) -> tuple[Any, Callable] | None:
-        change = expression_along(self.points.operands, directions)
-        if isinstance(change, ufl.constantvalue.Zero):
-            return None
-        target = fd.Function(self.points.space)
-        interpolator = fd.get_interpolator(fd.interpolate(change, self.points.space))
-        return target, interpolator._get_callable(tensor=target)
+        if key not in self._kept:
+            change = expression_along(self.points.operands, directions)
+            zero = isinstance(change, ufl.constantvalue.Zero)
+            self._kept[key] = None if zero else self.points.at.values_of(change)
+        evaluate = self._kept[key]
+        return None if evaluate is None else evaluate().copy()

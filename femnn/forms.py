@@ -10,6 +10,9 @@ import firedrake as fd
 import numpy as np
 import ufl
 from ufl.algorithms import extract_arguments
+from ufl.algorithms.apply_restrictions import apply_restrictions
+from ufl.algorithms.map_integrands import map_integrand_dags
+from ufl.corealg.multifunction import MultiFunction
 
 from femnn.coefficient import neural_coefficients
 from femnn.quadrature import entry_derivative, expression_derivative
@@ -95,15 +98,19 @@ class Implicit:
         one output).
     operands
         UFL vector of the inputs.
+    between_cells
+        Whether it is on interior facets, so that operands are restricted to sides.
     """
 
     value: fd.Function
     slope: fd.Function
     operands: Any
+    between_cells: bool = False
 
     def variation(self, direction_of_operands: Any) -> Any:
         """The change of the value for a change of the operands, to first order."""
-        flat = ufl.dot(self.slope, direction_of_operands)
+        slope = self.slope("+") if self.between_cells else self.slope
+        flat = ufl.dot(slope, direction_of_operands)
         shape = self.value.ufl_shape
         if len(shape) < 2:
             return flat
@@ -146,4 +153,26 @@ def constant_derivative(
 def _along(form: ufl.Form, network: Implicit, change: Any) -> ufl.Form:
     if isinstance(change, ufl.constantvalue.Zero):
         return ufl.Form([])
-    return fd.derivative(form, network.value, network.variation(change))
+    variation = network.variation(change)
+    if not network.between_cells:
+        return fd.derivative(form, network.value, variation)
+    # The variation is of a facet and holds both sides: it takes the place of a restricted field.
+    stand_in = fd.Function(network.value.function_space())
+    derivative = ufl.algorithms.expand_derivatives(fd.derivative(form, network.value, stand_in))
+    if not isinstance(derivative, ufl.Form):
+        return ufl.Form([])
+    return map_integrand_dags(_OnFacets(stand_in, variation), apply_restrictions(derivative))
+
+
+class _OnFacets(MultiFunction):
+    """Puts an expression that is restricted already in the place of a restricted field."""
+
+    expr = MultiFunction.reuse_if_untouched
+
+    def __init__(self, field: fd.Function, expression: Any):
+        super().__init__()
+        self._field, self._expression = field, expression
+
+    def restricted(self, o: Any) -> Any:
+        """Exchange the field on either side; its values are the facet's."""
+        return self._expression if o.ufl_operands[0] is self._field else o

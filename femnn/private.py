@@ -8,7 +8,7 @@ import numpy as np
 from femnn.coefficient import NeuralCoefficient
 from femnn.forms import Implicit
 from femnn.mirrors import Mirrors, dependencies_of
-from femnn.quadrature import NetworkAtPoints, flatten
+from femnn.quadrature import NetworkAtPoints
 
 
 class PrivateNetwork:
@@ -18,7 +18,7 @@ class PrivateNetwork:
         self.coefficient = coefficient
         self.evaluator = coefficient.evaluator
         self.failure: Exception | None = None
-        operands = mirrors(flatten(coefficient.operands))
+        operands = mirrors(coefficient.inputs)
         self.depends_on = dependencies_of(operands)
         self.points = NetworkAtPoints(self.evaluator, operands, coefficient.at)
         (n_inputs,) = operands.ufl_shape
@@ -28,6 +28,7 @@ class PrivateNetwork:
             value=fd.Function(coefficient.function_space(), name=coefficient.name()),
             slope=fd.Function(coefficient.at.space(slope_shape)),
             operands=operands,
+            between_cells=coefficient.at.between_cells,
         )
 
     def evaluate(self, weights: np.ndarray) -> None:

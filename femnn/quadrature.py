@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 import ufl
-from finat.ufl import FiniteElement, TensorElement, VectorElement
+from finat.ufl import FiniteElement, TensorElement, TensorProductElement, VectorElement
+from firedrake.assemble import get_assembler
+from gem.gem import IndexBase
 from pyadjoint.tape import no_annotations
 from ufl.algorithms import extract_coefficients, strip_variables
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
+from ufl.algorithms.apply_restrictions import apply_restrictions
 
 from femnn.evaluation import PointEvaluator
+
+FACETS = {
+    "exterior_facet": "ds",
+    "interior_facet": "dS",
+    "exterior_facet_vert": "ds_v",
+    "exterior_facet_bottom": "ds_b",
+    "exterior_facet_top": "ds_t",
+    "interior_facet_vert": "dS_v",
+    "interior_facet_horiz": "dS_h",
+}
 
 
 @dataclass(frozen=True)
@@ -29,11 +43,13 @@ class PointSet:
     element
         The scalar element whose degrees of freedom are values at the points.
     integral_type
-        ``"cell"``, ``"exterior_facet"``, ``"interior_facet"``, or ``"node"``.
+        ``"cell"``, ``"node"``, or one of facets, as in UFL.
     degree
         The quadrature rule's degree; ``None`` for nodes.
     chosen
         Indices of the points among those that this rank owns; ``None`` for all.
+    weights
+        The rule's weights at the chosen points, with the facets' size; ``None`` but for facets.
     """
 
     mesh: Any
@@ -41,27 +57,19 @@ class PointSet:
     integral_type: str
     degree: int | None = None
     chosen: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @classmethod
     @no_annotations
     def of_rule(cls, mesh: Any, degree: int, integral_type: str = "cell") -> PointSet:
         """The points of the default rule of a degree, in cells or on facets."""
         if integral_type == "cell":
-            element = FiniteElement("Quadrature", mesh.ufl_cell(), degree, quad_scheme="default")
-            return cls(mesh, element, integral_type, degree)
-        if mesh.extruded or not mesh.ufl_cell().is_simplex:
-            raise NotImplementedError(
-                f"a coefficient on facets of {mesh.ufl_cell()} cells: Firedrake has Boundary "
-                "Quadrature elements on simplices and intervals only."
-            )
-        element = FiniteElement("BQ", mesh.ufl_cell(), degree)
-        test = fd.TestFunction(fd.FunctionSpace(mesh, element))
-        if integral_type == "exterior_facet":
-            weights = fd.assemble(test * fd.ds(degree=degree))
-        else:
-            weights = fd.assemble((test("+") + test("-")) * fd.dS(degree=degree))
-        chosen = np.flatnonzero(weights.dat.data_ro)
-        return cls(mesh, element, integral_type, degree, chosen)
+            return cls(mesh, _cell_rule(mesh.ufl_cell(), degree), integral_type, degree)
+        at = cls(mesh, _facet_element(mesh, degree, integral_type), integral_type, degree)
+        weights = fd.assemble(at._restricted(fd.TestFunction(at.space())) * at._measure)
+        weights = weights.dat.data_ro
+        chosen = np.flatnonzero(weights)
+        return replace(at, chosen=chosen, weights=weights[chosen])
 
     @classmethod
     def of_nodes(cls, space: Any) -> PointSet:
@@ -70,6 +78,30 @@ class PointSet:
         while element.num_sub_elements and element.family() != "TensorProductElement":
             element = element.sub_elements[0]
         return cls(space.mesh(), element, "node")
+
+    @property
+    def between_cells(self) -> bool:
+        """Whether the points are on interior facets, where operands are of one side or both."""
+        return self.integral_type.startswith("interior_facet")
+
+    def on_sides(self, inputs: Any) -> Any:
+        """The inputs with the side of an interior facet from which each of their terms comes.
+
+        Raises
+        ------
+        ValueError
+            If a term differs between the two cells and does not say its side.
+        """
+        if not self.between_cells:
+            return inputs
+        lowered = apply_derivatives(apply_algebra_lowering(inputs))
+        try:
+            return apply_restrictions(lowered, {self.mesh: "+"})
+        except ValueError as error:
+            raise ValueError(
+                f"operands on interior facets: {error} Write u('+'), u('-'), avg(u) or jump(u) "
+                "where an operand differs between the two cells."
+            ) from error
 
     def space(self, shape: tuple[int, ...] = ()) -> Any:
         """Function space of values of ``shape`` at the points."""
@@ -94,6 +126,95 @@ class PointSet:
         else:
             data[...] = 0.0
             data[self.chosen] = values.reshape(-1, *data.shape[1:])
+
+    @no_annotations
+    def values_of(self, expression: Any) -> Callable[[], np.ndarray]:
+        """What evaluates a vector expression at the points: rows, one for each owned point.
+
+        By interpolation; on facets, which tensor-product cells cannot interpolate to and where
+        an expression may be of both sides, by an integral against each point's test function,
+        divided by the point's weight.  The rows are overwritten at the next evaluation.
+        Collective, and so is each evaluation.
+        """
+        space = self.space(expression.ufl_shape)
+        if self.weights is None:
+            target = fd.Function(space)
+            interpolate = fd.get_interpolator(fd.interpolate(expression, space))
+            evaluate = interpolate._get_callable(tensor=target)
+        else:
+            target = fd.Cofunction(space.dual())
+            test = self._restricted(fd.TestFunction(space))
+            assembler = get_assembler(ufl.inner(expression, test) * self._measure)
+            evaluate = partial(assembler.assemble, tensor=target)
+
+        def rows() -> np.ndarray:
+            evaluate()
+            found = self.rows(target)
+            return found if self.weights is None else found / self.weights[:, None]
+
+        return rows
+
+    @no_annotations
+    def transposed(self, change: Any, cotangent: np.ndarray) -> fd.Cofunction:
+        """A cotangent at the points carried to a test function.  Collective.
+
+        Parameters
+        ----------
+        change
+            A vector expression, linear in a test function.
+        cotangent
+            One row for each owned point.
+        """
+        space = self.space(change.ufl_shape)
+        if self.weights is None:
+            at_points = fd.Cofunction(space.dual())
+            self.fill(at_points, cotangent)
+            return fd.assemble(fd.interpolate(change, at_points))
+        density = fd.Function(space)
+        self.fill(density, cotangent / self.weights[:, None])
+        return fd.assemble(ufl.inner(self._restricted(density), change) * self._measure)
+
+    @property
+    def _measure(self) -> ufl.Measure:
+        return ufl.Measure(
+            self.integral_type, self.mesh, metadata={"quadrature_degree": self.degree}
+        )
+
+    def _restricted(self, value: Any) -> Any:
+        """A field at the points in an integral; it is the same on both sides of a facet."""
+        return value("+") if self.between_cells else value
+
+
+def _facet_element(mesh: Any, degree: int, integral_type: str) -> Any:
+    """The element with values at a rule's points on facets."""
+    possible = [t for t in FACETS if (t.split("_")[-1] != "facet") == mesh.extruded]
+    if integral_type not in possible:
+        raise ValueError(
+            f"a coefficient with the measure {FACETS.get(integral_type, integral_type)} on "
+            f"{mesh.ufl_cell()} cells: on this mesh the measure can be dx, "
+            f"{', '.join(FACETS[t] for t in possible)}."
+        )
+    if not mesh.extruded:
+        return _facet_rule(mesh.ufl_cell(), degree)
+    base, line = mesh.ufl_cell().sub_cells
+    if integral_type.endswith("vert"):
+        # finat names a product's facet by numpy's integers, which gem does not take as indices.
+        IndexBase.register(np.integer)
+        factors = (_facet_rule(base, degree), _cell_rule(line, degree))
+    else:
+        factors = (_cell_rule(base, degree), _facet_rule(line, degree))
+    return TensorProductElement(*factors)
+
+
+def _facet_rule(cell: Any, degree: int) -> Any:
+    """Values at the points of a cell's facets; those of an interval are its ends."""
+    if cell.topological_dimension == 1:
+        return FiniteElement("CG", cell, 1)
+    return FiniteElement("BQ", cell, degree)
+
+
+def _cell_rule(cell: Any, degree: int) -> Any:
+    return FiniteElement("Quadrature", cell, degree, quad_scheme="default")
 
 
 def default_degree(mesh: Any, operands: Sequence[Any]) -> int:
@@ -149,29 +270,21 @@ class NetworkAtPoints:
         UFL vector of the network's inputs.
     points
         Where.
+
+    Attributes
+    ----------
+    inputs : numpy.ndarray
+        The operands of the last :meth:`interpolate`.
     """
 
-    @no_annotations
     def __init__(self, evaluator: PointEvaluator, operands: Any, points: PointSet):
         self.evaluator = evaluator
         self.operands = operands
         self.at = points
-        self._inputs = fd.Function(points.space(operands.ufl_shape))
-        space = self._inputs.function_space()
-        interpolator = fd.get_interpolator(fd.interpolate(operands, space))
-        self._interpolate = interpolator._get_callable(tensor=self._inputs)
+        self._evaluate = points.values_of(operands)
+        self.inputs = np.empty((0, evaluator.n_inputs))
 
     def interpolate(self) -> np.ndarray:
         """Evaluate the operands: shape ``(n_owned_points, n_inputs)``.  Collective."""
-        self._interpolate()
+        self.inputs = self._evaluate()
         return self.inputs
-
-    @property
-    def space(self) -> Any:
-        """The space of the operands' values."""
-        return self._inputs.function_space()
-
-    @property
-    def inputs(self) -> np.ndarray:
-        """The operands of the last :meth:`interpolate`."""
-        return self.at.rows(self._inputs)

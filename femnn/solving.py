@@ -20,7 +20,6 @@ from femnn.mirrors import CoordinateState, Mirrors, copy_values, dependencies_of
 from femnn.parallel import all_ranks, any_rank
 from femnn.private import PrivateNetwork
 from femnn.problem import NeuralVariationalProblem
-from femnn.quadrature import flatten
 from femnn.second_order import SecondOrder
 
 
@@ -450,7 +449,7 @@ def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:
     """The user's Functions and Constants in the problem's forms and operands."""
     implicit = set(problem.implicit)
     expressions = [form for form in (problem.F, problem.J, problem.Jp) if form is not None]
-    expressions += [flatten(c.operands) for c in problem.implicit]
+    expressions += [c.inputs for c in problem.implicit]
     found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
     return dict.fromkeys([problem.u, *found])
 
