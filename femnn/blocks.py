@@ -78,7 +78,7 @@ class EvaluationBlock(Block):
     ) -> np.ndarray:
         self._inputs_of_network(inputs)
         self._set_direction()
-        return self.coefficient.direction.variation(inputs[0].vector, of_slope=False)[0]
+        return self.coefficient.direction.variation(inputs[0].vector, of_slope=False).values
 
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
@@ -89,7 +89,7 @@ class EvaluationBlock(Block):
 
     def prepare_evaluate_hessian(
         self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
-    ) -> tuple[_Cotangents, _Cotangents, list[Direction]]:
+    ) -> _Second:
         x = self._inputs_of_network(inputs)
         fields = self._set_direction()
         weights, evaluator = inputs[0].vector, self.coefficient.evaluator
@@ -99,15 +99,20 @@ class EvaluationBlock(Block):
             if adj_inputs[0] is None
             else self.coefficient.at.rows(adj_inputs[0])
         )
-        if all(index == 0 for index, _ in relevant_dependencies):
-            return _Cotangents(x, cotangent, None), _Cotangents(x, change, None), fields
+        indices = [index for index, _ in relevant_dependencies]
+        of_fields = indices != [0]
+        moved = self.coefficient.direction.variation(
+            weights, of_slope=of_fields, cotangent=cotangent if 0 in indices else None
+        )
+        local = evaluator.weight_vjp(x, change, weights) if 0 in indices else None
+        if local is not None:
+            local += moved.weights
+        if not of_fields:
+            return _Second(local, fields)
         _, slope = evaluator.value_and_derivative(x, weights)
-        _, slope_dot = self.coefficient.direction.variation(weights, of_slope=True)
-        first = _on_operands(cotangent, slope)
-        second = _on_operands(change, slope)
-        assert slope_dot is not None
-        second += _on_operands(cotangent, slope_dot)
-        return _Cotangents(x, cotangent, first), _Cotangents(x, change, second), fields
+        assert moved.slope is not None
+        second = _on_operands(change, slope) + _on_operands(cotangent, moved.slope)
+        return _Second(local, fields, _on_operands(cotangent, slope), second)
 
     def evaluate_hessian_component(
         self,
@@ -119,16 +124,12 @@ class EvaluationBlock(Block):
         relevant_dependencies: list,
         prepared: Any = None,
     ) -> Any:
-        first, second, fields = prepared
-        coefficient, weights = self.coefficient, inputs[0].vector
         if idx == 0:
-            local = coefficient.evaluator.weight_vjp(second.x, second.values, weights)
-            local = local + coefficient.direction.weight_vjp_variation(first.values, weights)
-            return self._weights(local)
-        copy = coefficient.mirrors.copies[block_variable.output]
-        operands = coefficient.points.operands
-        moved = expression_along(operands, fields)
-        return self._onto(copy, [(operands, second.operands), (moved, first.operands)])
+            return self._weights(prepared.weights)
+        copy = self.coefficient.mirrors.copies[block_variable.output]
+        operands = self.coefficient.points.operands
+        moved = expression_along(operands, prepared.fields)
+        return self._onto(copy, [(operands, prepared.change), (moved, prepared.operands)])
 
     def _set_direction(self) -> list[Direction]:
         """Set the coefficient's direction from the tape; the fields that move in it."""
@@ -179,6 +180,20 @@ class _Cotangents:
     x: np.ndarray
     values: np.ndarray
     operands: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class _Second:
+    """Of a Hessian's action.
+
+    The rank's part of the weights' gradient's change, the fields that move, and where fields'
+    gradients are wanted the cotangent of the operands and its change.
+    """
+
+    weights: np.ndarray | None
+    fields: list[Direction]
+    operands: np.ndarray | None = None
+    change: np.ndarray | None = None
 
 
 class SolveBlock(Block):

@@ -12,6 +12,7 @@ import ufl
 from pyadjoint.tape import no_annotations
 from ufl.algorithms import expand_derivatives
 
+from femnn.evaluation import Variation
 from femnn.quadrature import (
     NetworkAtPoints,
     entry_derivative,
@@ -119,25 +120,25 @@ class NetworkDirection:
         self.inputs_dot = self._along(directions)
         self.weights_dot = weights_dot
 
-    def fill(self, weights: np.ndarray, of_slope: bool) -> None:
-        """Write the changes of values (and derivatives) into :attr:`directions`."""
-        values, slope = self.variation(weights, of_slope)
-        self.points.at.fill(self.directions[0].change, values)
-        if slope is not None:
-            self.points.at.fill(self.directions[1].change, slope)
+    def fill(
+        self, weights: np.ndarray, of_slope: bool, cotangent: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """Write the changes of values (and derivatives) into :attr:`directions`.
+
+        Returns the change of the weights' gradient for a cotangent, where one is given.
+        """
+        change = self.variation(weights, of_slope, cotangent)
+        self.points.at.fill(self.directions[0].change, change.values)
+        if change.slope is not None:
+            self.points.at.fill(self.directions[1].change, change.slope)
+        return change.weights
 
     def variation(
-        self, weights: np.ndarray, of_slope: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The changes of values and derivatives at this rank's points."""
+        self, weights: np.ndarray, of_slope: bool, cotangent: np.ndarray | None = None
+    ) -> Variation:
+        """The changes at this rank's points; see ``PointEvaluator.variation``."""
         return self.points.evaluator.variation(
-            self.points.inputs, self.inputs_dot, self.weights_dot, weights, of_slope
-        )
-
-    def weight_vjp_variation(self, cotangent: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The rank's change of the weights' gradient for a fixed cotangent."""
-        return self.points.evaluator.weight_vjp_variation(
-            self.points.inputs, cotangent, self.inputs_dot, self.weights_dot, weights
+            self.points.inputs, self.inputs_dot, self.weights_dot, weights, of_slope, cotangent
         )
 
     def _along(self, directions: Sequence[Direction]) -> np.ndarray | None:

@@ -8,6 +8,7 @@ with the number of points.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +20,26 @@ from femnn.parameters import ParameterVector
 
 # Two to three times faster than one batch for networks of usual width (see benchmarks/).
 DEFAULT_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Variation:
+    """First-order changes of a network at this rank's points, in a direction.
+
+    Attributes
+    ----------
+    values
+        Shape ``(n_points, n_outputs)``.
+    slope
+        Of the derivatives, shape ``(n_points, n_outputs, n_inputs)``, where asked for.
+    weights
+        Of the product of a fixed cotangent with the weights' Jacobian, this rank's sum, shape
+        ``(n_weights,)``, where a cotangent was given.
+    """
+
+    values: np.ndarray
+    slope: np.ndarray | None
+    weights: np.ndarray | None
 
 
 class PointEvaluator:
@@ -177,8 +198,12 @@ class PointEvaluator:
         weights_dot: np.ndarray | None,
         weights: np.ndarray | None = None,
         of_slope: bool = True,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """First-order change of values, and of their derivatives, in a direction.
+        cotangent: np.ndarray | None = None,
+    ) -> Variation:
+        """First-order changes in a direction of points and weights, in one sweep.
+
+        Forward over reverse: the second derivatives of the network meet the direction, and
+        the cotangent, without any matrix.
 
         Parameters
         ----------
@@ -189,49 +214,28 @@ class PointEvaluator:
         weights_dot
             Change of the weights, shape ``(n_weights,)``; ``None`` for none.
         of_slope
-            Whether the derivatives' change is wanted.
-
-        Returns
-        -------
-        values_dot : numpy.ndarray
-            Shape ``(n_points, n_outputs)``.
-        slope_dot : numpy.ndarray or None
-            Shape ``(n_points, n_outputs, n_inputs)``.
+            Whether the change of the derivatives is wanted.
+        cotangent
+            Where given, shape ``(n_points, n_outputs)``, the change of :meth:`weight_vjp` for
+            this cotangent is found too.
         """
         self.sweeps["variation"] += 1
         values = np.empty((len(x), self.n_outputs))
         slope = np.empty((len(x), self.n_outputs, self.n_inputs)) if of_slope else None
+        total = self.parameters.zero_gradient()
+        of_weights = cotangent is not None
         with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
             for rows, points, change in self._changes(x, x_dot, weights_dot, tensors):
                 values[rows] = _to_numpy(change)
                 if slope is not None:
-                    for j, slope_j in enumerate(_input_derivatives(change, points)):
+                    slopes = _input_derivatives(change, points, keep_graph=of_weights)
+                    for j, slope_j in enumerate(slopes):
                         slope[rows, j] = _to_numpy(slope_j)
-        return values, slope
-
-    def weight_vjp_variation(
-        self,
-        x: np.ndarray,
-        cotangent: np.ndarray,
-        x_dot: np.ndarray | None,
-        weights_dot: np.ndarray | None,
-        weights: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """First-order change of :meth:`weight_vjp` for a fixed cotangent, in a direction.
-
-        Forward over reverse: the second derivatives of the network meet the cotangent and
-        the direction without any matrix.  Parameters as for the two methods; returns this
-        rank's sum, shape ``(n_weights,)``.
-        """
-        self.sweeps["variation"] += 1
-        total = self.parameters.zero_gradient()
-        with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
-            for rows, _, change in self._changes(x, x_dot, weights_dot, tensors):
-                if not change.requires_grad:
-                    continue
-                seed = self._to_torch(cotangent[rows])
-                _accumulate(total, torch.autograd.grad(change, tensors, seed, allow_unused=True))
-        return self.parameters.flatten(total)
+                if cotangent is not None and tensors and change.requires_grad:
+                    seed = self._to_torch(cotangent[rows])
+                    grads = torch.autograd.grad(change, tensors, seed, allow_unused=True)
+                    _accumulate(total, grads)
+        return Variation(values, slope, self.parameters.flatten(total) if of_weights else None)
 
     def _changes(
         self,
@@ -297,7 +301,9 @@ class PointEvaluator:
         return torch.allclose(outputs, alone, rtol=tolerance, atol=tolerance)
 
 
-def _input_derivatives(outputs: Tensor, points: Tensor) -> Iterator[Tensor]:
+def _input_derivatives(
+    outputs: Tensor, points: Tensor, keep_graph: bool = False
+) -> Iterator[Tensor]:
     """d(output j)/d(inputs) for each j; the points are independent, so one sum does all."""
     n_outputs = outputs.shape[1]
     if not outputs.requires_grad:
@@ -306,7 +312,10 @@ def _input_derivatives(outputs: Tensor, points: Tensor) -> Iterator[Tensor]:
         return
     for j in range(n_outputs):
         (slope,) = torch.autograd.grad(
-            outputs[:, j].sum(), points, retain_graph=j + 1 < n_outputs, allow_unused=True
+            outputs[:, j].sum(),
+            points,
+            retain_graph=keep_graph or j + 1 < n_outputs,
+            allow_unused=True,
         )
         yield torch.zeros_like(points) if slope is None else slope
 

@@ -48,7 +48,7 @@ class SecondOrder:
     def tangent(self, dots: Mapping[Any, Any]) -> fd.Function:
         """The change of the solution for changes of what it depends on.  Collective."""
         residual = self.solver.residual
-        self._set(dots, None, of_slope=False)
+        self._set(dots, None)
         self._right_side.zero()
         self._add(self._right_side, "tangent", lambda: residual, factor=-1.0)
         self._lift.zero()
@@ -80,11 +80,13 @@ class SecondOrder:
             The direction: dependency to change.
         """
         linearisation, unknown = self.linearisation, self.solver.problem.u
-        self._set(dots, solution_dot, of_slope=True)
         copy_values(adjoint_state, self._adjoint)
         copy_values(adjoint_state, linearisation.adjoint_state)
         for network in self._networks:
-            network.note_cotangents(linearisation, self._change_of)
+            network.note_cotangent(linearisation)
+        self._set(dots, solution_dot, adjoint=True)
+        for network in self._networks:
+            network.note_change(linearisation, self._change_of)
         copy_values(incoming, self._right_side)
         self._add(self._right_side, unknown, partial(linearisation.field_form, unknown))
         copy_values(linearisation.solve(self._right_side), self._adjoint_change)
@@ -93,10 +95,10 @@ class SecondOrder:
         """The change of the gradient with respect to one dependency.  Collective."""
         linearisation = self.linearisation
         copy_values(self._adjoint_change, linearisation.adjoint_state)
+        if isinstance(dependency, Weights):
+            return self._of_weights(dependency)
         result = linearisation.gradient(dependency)
         copy_values(self._adjoint, linearisation.adjoint_state)
-        if isinstance(dependency, Weights):
-            return self._add_to_weights(dependency, result)
         if isinstance(dependency, fd.Constant):
             return result + self._of_constant(dependency)
         if isinstance(result, fd.Cofunction):
@@ -117,12 +119,13 @@ class SecondOrder:
         if assemble is not None:
             _axpy(self._right_side, -1.0, assemble())
 
-    def _add_to_weights(self, weights: Weights, result: Weights) -> Weights:
+    def _of_weights(self, weights: Weights) -> Weights:
         total = np.zeros(len(weights))
         for network in self._networks:
             if network.weights is weights:
-                total += network.weight_gradient(self.solver.weights_of(network.private))
-        return weights.like(result.vector + sum_over_ranks(self.solver.unknown.comm, total))
+                vector = self.solver.weights_of(network.private)
+                total += network.weight_gradient(self.linearisation, vector)
+        return weights.like(sum_over_ranks(self.solver.unknown.comm, total))
 
     def _of_constant(self, constant: fd.Constant) -> np.ndarray:
         copy, networks = self.solver.private(constant), self.linearisation.networks
@@ -134,7 +137,7 @@ class SecondOrder:
         return gradient
 
     def _set(
-        self, dots: Mapping[Any, Any], solution_dot: fd.Function | None, of_slope: bool
+        self, dots: Mapping[Any, Any], solution_dot: fd.Function | None, adjoint: bool = False
     ) -> None:
         """Take the direction, and find what it does to the networks."""
         unknown = self.solver.problem.u
@@ -150,7 +153,7 @@ class SecondOrder:
             weights_dot = given.get(network.weights)
             network.at.set(fields, None if weights_dot is None else weights_dot.vector)
             if network.at.moves:
-                network.at.fill(self.solver.weights_of(network.private), of_slope)
+                network.move(self.solver.weights_of(network.private), adjoint)
                 self._moving += network.at.directions
 
     def _change_of(self, key: Any, make_form: Callable[[], ufl.Form]) -> Callable | None:
@@ -176,24 +179,43 @@ class _Network:
         self.at = NetworkDirection(private.points, private.terms.value, private.terms.slope)
         self._cotangent: np.ndarray | None = None
         self._cotangent_change: np.ndarray | None = None
+        self._gradient_change: np.ndarray | None = None
 
-    def note_cotangents(self, linearisation: Linearisation, change_of: Callable) -> None:
-        """Keep what the adjoint state says of the network's values, and its change."""
-        value, at = self.private.terms.value, self.private.points.at
-        first = linearisation.kept(value, partial(linearisation.cotangent_form, value))
+    def note_cotangent(self, linearisation: Linearisation) -> None:
+        """Keep what the adjoint state says of the network's values."""
+        self._cotangent = self._rows(self._assembler(linearisation))
+        self._gradient_change = None
+
+    def move(self, weights: np.ndarray, adjoint: bool) -> None:
+        """Find what the direction does, with derivatives and weights' gradient for adjoints."""
+        cotangent = self._cotangent if adjoint else None
+        self._gradient_change = self.at.fill(weights, of_slope=adjoint, cotangent=cotangent)
+
+    def note_change(self, linearisation: Linearisation, change_of: Callable) -> None:
+        """Keep how the values' cotangent changes at a fixed adjoint state."""
+        value = self.private.terms.value
         change = change_of(value, partial(linearisation.cotangent_form, value))
-        self._cotangent = None if first is None else at.rows(first()).copy()
-        self._cotangent_change = None if change is None else at.rows(change()).copy()
+        self._cotangent_change = self._rows(change)
 
-    def weight_gradient(self, weights: np.ndarray) -> np.ndarray:
-        """The rank's part of the change of the weights' gradient at a fixed adjoint state."""
+    def weight_gradient(self, linearisation: Linearisation, weights: np.ndarray) -> np.ndarray:
+        """The rank's part of the change of the weights' gradient.
+
+        The linearisation holds the change of the adjoint state.
+        """
         total = np.zeros(len(self.weights))
-        if self._cotangent_change is not None:
-            inputs, change = self.private.points.inputs, self._cotangent_change
-            total += self.private.evaluator.weight_vjp(inputs, change, weights)
-        if self._cotangent is not None and self.at.moves:
-            total += self.at.weight_vjp_variation(self._cotangent, weights)
-        return total
+        cotangents = [self._rows(self._assembler(linearisation)), self._cotangent_change]
+        present = [c for c in cotangents if c is not None]
+        if present:
+            inputs, cotangent = self.private.points.inputs, sum(present[1:], present[0])
+            total += self.private.evaluator.weight_vjp(inputs, cotangent, weights)
+        return total if self._gradient_change is None else total + self._gradient_change
+
+    def _assembler(self, linearisation: Linearisation) -> Callable | None:
+        value = self.private.terms.value
+        return linearisation.kept(value, partial(linearisation.cotangent_form, value))
+
+    def _rows(self, assemble: Callable | None) -> np.ndarray | None:
+        return None if assemble is None else self.private.points.at.rows(assemble()).copy()
 
 
 def _axpy(target: fd.Cofunction, factor: float, part: fd.Cofunction) -> None:
