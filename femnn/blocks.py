@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import firedrake as fd
 import numpy as np
-import ufl
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint import Block
 
-from femnn.cotangents import zero_cotangent
-from femnn.directions import Direction, expression_along
+from femnn.directions import Direction
 from femnn.parallel import sum_over_ranks
-from femnn.quadrature import entry_derivative, expression_derivative
+from femnn.pointmap import PointMap
 from femnn.weights import Weights
 
 if TYPE_CHECKING:
@@ -22,97 +20,87 @@ if TYPE_CHECKING:
     from femnn.solving import NeuralVariationalSolver
 
 
-class EvaluationBlock(Block):
-    """A network evaluated at operands that are known: (weights, fields) to values.
+class PointwiseBlock(Block):
+    """A network evaluated at operands that are known: (weights, fields) to values at points.
 
-    The values' cotangent meets the weights in one product with the network's Jacobian, and
-    the fields through the network's derivative and the transposed interpolation.
+    One product with the network's Jacobian carries the values' cotangent to the weights and to
+    the operands, and transposed interpolations carry it on to the fields.
+
+    Parameters
+    ----------
+    point_map
+        The network at its points.
+    weights
+        The network's weights.
     """
 
-    def __init__(self, coefficient: NeuralCoefficient, ad_block_tag: str | None = None):
+    def __init__(self, point_map: PointMap, weights: Weights, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
-        self.coefficient = coefficient
-        self.add_dependency(coefficient.weights)
-        for dependency in coefficient.dependencies:
+        self.map = point_map
+        self.add_dependency(weights)
+        for dependency in point_map.dependencies:
             self.add_dependency(dependency)
 
-    def __str__(self) -> str:
-        return f"evaluate({self.coefficient.name()})"
+    def _output(self, rows: np.ndarray, idx: int) -> fd.Function:
+        """The output with this index, from values (or their changes) at the points."""
+        raise NotImplementedError
 
-    def _inputs_of_network(self, inputs: list[Any]) -> np.ndarray:
-        coefficient = self.coefficient
-        points = coefficient.points
-        coefficient.mirrors.load(dict(zip(coefficient.dependencies, inputs[1:], strict=True)))
-        return points.interpolate()
+    def _cotangent(self, incoming: list) -> np.ndarray:
+        """Cotangents of the outputs (``None`` for zero) as rows at the points."""
+        raise NotImplementedError
+
+    def prepare_recompute_component(self, inputs: list, relevant_outputs: list) -> np.ndarray:
+        return self.map.evaluator.value(self.map.load(inputs[1:]), inputs[0].vector)
 
     def recompute_component(
-        self, inputs: list, block_variable: Any, idx: int, prepared: Any
+        self, inputs: list, block_variable: Any, idx: int, prepared: np.ndarray
     ) -> Any:
-        x = self._inputs_of_network(inputs)
-        values = fd.Function(self.coefficient.function_space())
-        self.coefficient.at.fill(values, self.coefficient.evaluator.value(x, inputs[0].vector))
-        return maybe_disk_checkpoint(values)
+        return maybe_disk_checkpoint(self._output(prepared, idx))
 
     def prepare_evaluate_adj(
         self, inputs: list, adj_inputs: list, relevant_dependencies: list
-    ) -> _Cotangents:
-        x = self._inputs_of_network(inputs)
-        cotangent = self.coefficient.at.rows(adj_inputs[0])
-        if all(index == 0 for index, _ in relevant_dependencies):
-            return _Cotangents(x, cotangent, None)
-        _, slope = self.coefficient.evaluator.value_and_derivative(x, inputs[0].vector)
-        return _Cotangents(x, cotangent, _on_operands(cotangent, slope))
+    ) -> tuple[np.ndarray, np.ndarray]:
+        indices = [index for index, _ in relevant_dependencies]
+        return self.map.evaluator.vjp(
+            self.map.load(inputs[1:]),
+            self._cotangent(adj_inputs),
+            inputs[0].vector,
+            of_inputs=indices != [0],
+            of_weights=0 in indices,
+        )
 
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
+        of_inputs, of_weights = prepared
         if idx == 0:
-            evaluator, weights = self.coefficient.evaluator, inputs[0].vector
-            return self._weights(evaluator.weight_vjp(prepared.x, prepared.values, weights))
-        copy = self.coefficient.mirrors.copies[block_variable.output]
-        operands = self.coefficient.points.operands
-        return self._onto(copy, [(operands, prepared.operands)])
+            return self._weights(of_weights)
+        return self.map.cotangent(block_variable.output, of_inputs)
 
     def prepare_evaluate_tlm(
         self, inputs: list, tlm_inputs: list, relevant_outputs: list
     ) -> np.ndarray:
-        self._inputs_of_network(inputs)
+        self.map.load(inputs[1:])
         self._set_direction()
-        return self.coefficient.direction.variation(inputs[0].vector, of_slope=False).values
+        return self.map.direction.variation(inputs[0].vector, of_slope=False).values
 
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> fd.Function:
-        change = fd.Function(self.coefficient.function_space())
-        self.coefficient.at.fill(change, prepared)
-        return change
+        return self._output(prepared, idx)
 
     def prepare_evaluate_hessian(
         self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> _Second:
-        x = self._inputs_of_network(inputs)
+        x, weights = self.map.load(inputs[1:]), inputs[0].vector
         fields = self._set_direction()
-        weights, evaluator = inputs[0].vector, self.coefficient.evaluator
-        change = self.coefficient.at.rows(hessian_inputs[0])
-        cotangent = (
-            np.zeros_like(change)
-            if adj_inputs[0] is None
-            else self.coefficient.at.rows(adj_inputs[0])
-        )
-        indices = [index for index, _ in relevant_dependencies]
-        of_fields = indices != [0]
-        moved = self.coefficient.direction.variation(
-            weights, of_slope=of_fields, cotangent=cotangent if 0 in indices else None
-        )
-        local = evaluator.weight_vjp(x, change, weights) if 0 in indices else None
-        if local is not None:
-            local += moved.weights
-        if not of_fields:
-            return _Second(local, fields)
-        _, slope = evaluator.value_and_derivative(x, weights)
-        assert moved.slope is not None
-        second = _on_operands(change, slope) + _on_operands(cotangent, moved.slope)
-        return _Second(local, fields, _on_operands(cotangent, slope), second)
+        change, cotangent = self._cotangent(hessian_inputs), self._cotangent(adj_inputs)
+        moved = self.map.direction.variation(weights, of_slope=False, cotangent=cotangent)
+        evaluator = self.map.evaluator
+        of_inputs, of_weights = evaluator.vjp(x, change, weights)
+        of_fields = any(index for index, _ in relevant_dependencies)
+        first, _ = evaluator.vjp(x, cotangent, weights, of_inputs=of_fields, of_weights=False)
+        return _Second(fields, first, of_inputs + moved.inputs, of_weights + moved.weights)
 
     def evaluate_hessian_component(
         self,
@@ -126,74 +114,52 @@ class EvaluationBlock(Block):
     ) -> Any:
         if idx == 0:
             return self._weights(prepared.weights)
-        copy = self.coefficient.mirrors.copies[block_variable.output]
-        operands = self.coefficient.points.operands
-        moved = expression_along(operands, prepared.fields)
-        return self._onto(copy, [(operands, prepared.change), (moved, prepared.operands)])
+        return self.map.cotangent_change(
+            block_variable.output, prepared.inputs, prepared.change, prepared.fields
+        )
 
     def _set_direction(self) -> list[Direction]:
-        """Set the coefficient's direction from the tape; the fields that move in it."""
-        dots = [bv.tlm_value for bv in self.get_dependencies()]
-        fields = []
-        for dependency, dot in zip(self.coefficient.dependencies, dots[1:], strict=True):
-            if dot is not None:
-                direction = self.coefficient.field_directions[dependency]
-                direction.assign(dot)
-                fields.append(direction)
-        self.coefficient.direction.set(fields, None if dots[0] is None else dots[0].vector)
-        return fields
+        """Set the map's direction from the tape; the fields that move in it."""
+        weights_dot, *dots = (bv.tlm_value for bv in self.get_dependencies())
+        return self.map.set_direction(dots, None if weights_dot is None else weights_dot.vector)
 
     def _weights(self, local: np.ndarray) -> Weights:
-        return Weights(vector=sum_over_ranks(self.coefficient.mesh.comm, local))
-
-    def _onto(self, copy: Any, terms: list[tuple[Any, np.ndarray]]) -> Any:
-        """The sum of cotangents of expressions at the points, carried to what these hold."""
-        if isinstance(copy, fd.Constant):
-            return self._onto_constant(copy, terms)
-        total = zero_cotangent(copy.function_space())
-        test = fd.TestFunction(copy.function_space())
-        for expression, cotangent in terms:
-            change = expression_derivative(expression, copy, test)
-            if not isinstance(change, ufl.constantvalue.Zero):
-                total += self.coefficient.at.transposed(change, cotangent)
-        return total
-
-    def _onto_constant(self, copy: fd.Constant, terms: list) -> np.ndarray:
-        local, at = np.zeros(copy.ufl_shape), self.coefficient.at
-        for index in np.ndindex(copy.ufl_shape):
-            for expression, cotangent in terms:
-                change = entry_derivative(expression, copy, index)
-                if not isinstance(change, ufl.constantvalue.Zero):
-                    local[index] += np.vdot(at.values_of(change)(), cotangent)
-        return sum_over_ranks(self.coefficient.mesh.comm, local)
-
-
-def _on_operands(cotangent: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """The values' cotangent carried to the operands, at the points."""
-    return np.einsum("pj,pji->pi", cotangent, slope)
-
-
-@dataclass(frozen=True)
-class _Cotangents:
-    """A network's inputs, and cotangents of its values and (where needed) its operands."""
-
-    x: np.ndarray
-    values: np.ndarray
-    operands: np.ndarray | None
+        return Weights(vector=sum_over_ranks(self.map.at.mesh.comm, local))
 
 
 @dataclass(frozen=True)
 class _Second:
     """Of a Hessian's action.
 
-    The rank's part of the weights' gradient's change, the fields that move, and where fields'
-    gradients are wanted the cotangent of the operands and its change.
+    The fields that move, the inputs' cotangent and its change, and the change of the rank's
+    part of the weights' gradient.
     """
 
-    weights: np.ndarray | None
     fields: list[Direction]
-    operands: np.ndarray | None = None
-    change: np.ndarray | None = None
+    inputs: np.ndarray
+    change: np.ndarray
+    weights: np.ndarray
+
+
+class EvaluationBlock(PointwiseBlock):
+    """A neural coefficient's values."""
+
+    def __init__(self, coefficient: NeuralCoefficient, ad_block_tag: str | None = None):
+        super().__init__(coefficient.map, coefficient.weights, ad_block_tag)
+        self.coefficient = coefficient
+
+    def __str__(self) -> str:
+        return f"evaluate({self.coefficient.name()})"
+
+    def _output(self, rows: np.ndarray, idx: int) -> fd.Function:
+        values = fd.Function(self.coefficient.function_space())
+        self.map.at.fill(values, rows)
+        return values
+
+    def _cotangent(self, incoming: list) -> np.ndarray:
+        if incoming[0] is None:
+            return np.zeros((len(self.map.points.inputs), self.map.evaluator.n_outputs))
+        return self.map.at.rows(incoming[0])
 
 
 class SolveBlock(Block):

@@ -14,17 +14,12 @@ from ufl.algorithms import extract_coefficients
 from ufl.domain import extract_domains
 
 from femnn.blocks import EvaluationBlock
-from femnn.directions import Direction, NetworkDirection
 from femnn.evaluation import PointEvaluator, total_inputs
-from femnn.mirrors import CoordinateState, Mirrors, dependencies_of, version
+from femnn.mirrors import CoordinateState, dependencies_of, version
 from femnn.networks import Gradient
 from femnn.parallel import all_ranks
-from femnn.quadrature import (
-    NetworkAtPoints,
-    PointSet,
-    default_degree,
-    flatten,
-)
+from femnn.pointmap import PointMap
+from femnn.quadrature import PointSet, default_degree, flatten
 from femnn.weights import Weights
 
 
@@ -138,7 +133,6 @@ class NeuralCoefficient(fd.Function):
             has_default_degree=degree is None,
             evaluator=evaluator,
             weights=Weights.of(net, mesh.comm),
-            _points=None,
             _moved=CoordinateState(mesh),
             _state=None,
             _recorded=None,
@@ -181,30 +175,10 @@ class NeuralCoefficient(fd.Function):
         """Whether ``u`` stands in an operand."""
         return u in self.dependencies
 
-    @property
-    def points(self) -> NetworkAtPoints:
-        """The network at the points, with its operands written in private copies."""
-        if self._points is None:
-            mirrors = Mirrors(self.dependencies)
-            at = NetworkAtPoints(self.evaluator, mirrors(self.inputs), self.at)
-            self.__dict__["_points"] = at
-            self.__dict__["mirrors"] = mirrors
-        return self._points
-
-    @property
-    def direction(self) -> NetworkDirection:
-        """What a direction of operands and weights does at the points."""
-        if "_direction" not in self.__dict__:
-            self.__dict__["_direction"] = NetworkDirection(self.points)
-        return self.__dict__["_direction"]
-
-    @property
-    def field_directions(self) -> dict[Any, Direction]:
-        """A direction for each Function and Constant in the operands."""
-        if "_field_directions" not in self.__dict__:
-            copies = self.mirrors.copies.items()
-            self.__dict__["_field_directions"] = {s: Direction.like(c) for s, c in copies}
-        return self.__dict__["_field_directions"]
+    @cached_property
+    def map(self) -> PointMap:
+        """The network at its points, in private copies of what the operands hold."""
+        return PointMap(self.evaluator, self.inputs, self.at)
 
     @no_annotations
     def update(self) -> NeuralCoefficient:
@@ -216,10 +190,9 @@ class NeuralCoefficient(fd.Function):
         self.weights.check_ranks(self.mesh.comm)
         state = self._present_state()
         if not all_ranks(self.mesh.comm, self._state == state):
-            points = self.points
-            self.mirrors.load()
+            inputs = self.map.load()
             self.weights.check(self.weights.vector)
-            self.at.fill(self.topological, self.evaluator.value(points.interpolate()))
+            self.at.fill(self.topological, self.evaluator.value(inputs))
             self.__dict__["_state"] = state
         return self
 

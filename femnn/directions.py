@@ -122,10 +122,10 @@ class NetworkDirection:
 
     def fill(
         self, weights: np.ndarray, of_slope: bool, cotangent: np.ndarray | None = None
-    ) -> np.ndarray | None:
+    ) -> np.ndarray:
         """Write the changes of values (and derivatives) into :attr:`directions`.
 
-        Returns the change of the weights' gradient for a cotangent, where one is given.
+        Returns the change of the weights' gradient for a cotangent, zero where none is given.
         """
         change = self.variation(weights, of_slope, cotangent)
         self.points.at.fill(self.directions[0].change, change.values)

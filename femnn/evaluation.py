@@ -32,14 +32,17 @@ class Variation:
         Shape ``(n_points, n_outputs)``.
     slope
         Of the derivatives, shape ``(n_points, n_outputs, n_inputs)``, where asked for.
+    inputs
+        Of the product of a fixed cotangent with the inputs' Jacobian, shape
+        ``(n_points, n_inputs)``; zero where no cotangent was given.
     weights
-        Of the product of a fixed cotangent with the weights' Jacobian, this rank's sum, shape
-        ``(n_weights,)``, where a cotangent was given.
+        The same for the weights' Jacobian, this rank's sum, shape ``(n_weights,)``.
     """
 
     values: np.ndarray
     slope: np.ndarray | None
-    weights: np.ndarray | None
+    inputs: np.ndarray
+    weights: np.ndarray
 
 
 class PointEvaluator:
@@ -166,7 +169,18 @@ class PointEvaluator:
     def weight_vjp(
         self, x: np.ndarray, cotangent: np.ndarray, weights: np.ndarray | None = None
     ) -> np.ndarray:
-        """Product of a vector with the Jacobian of the values in the weights.
+        """The weights' part of :meth:`vjp`."""
+        return self.vjp(x, cotangent, weights, of_inputs=False)[1]
+
+    def vjp(
+        self,
+        x: np.ndarray,
+        cotangent: np.ndarray,
+        weights: np.ndarray | None = None,
+        of_inputs: bool = True,
+        of_weights: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Products of a vector with the values' Jacobians in the inputs and in the weights.
 
         Parameters
         ----------
@@ -174,22 +188,33 @@ class PointEvaluator:
             As for :meth:`value`.
         cotangent
             The vector, shape ``(n_points, n_outputs)``; rank-local.
+        of_inputs, of_weights
+            Which of the two are wanted; the other is zero.
 
         Returns
         -------
-        numpy.ndarray
+        inputs : numpy.ndarray
+            Shape ``(n_points, n_inputs)``.
+        weights : numpy.ndarray
             Sum over this rank's points, shape ``(n_weights,)``, float64.
         """
         self.sweeps["vjp"] += 1
         total = self.parameters.zero_gradient()
-        with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
+        inputs = np.zeros((len(x), self.n_inputs))
+        with self.parameters.loaded(weights, trainable=of_weights) as tensors, torch.enable_grad():
+            wanted = tensors if of_weights else []
             for rows, points in self._chunks(x):
+                places = [*wanted, points.requires_grad_(True)] if of_inputs else wanted
                 outputs = self.net(points)
-                if not (tensors and outputs.requires_grad):
+                if not (places and outputs.requires_grad):
                     break
                 seed = self._to_torch(cotangent[rows])
-                _accumulate(total, torch.autograd.grad(outputs, tensors, seed, allow_unused=True))
-        return self.parameters.flatten(total)
+                grads = torch.autograd.grad(outputs, places, seed, allow_unused=True)
+                if of_weights:
+                    _accumulate(total, grads[: len(tensors)])
+                if of_inputs and grads[-1] is not None:
+                    inputs[rows] = _to_numpy(grads[-1])
+        return inputs, self.parameters.flatten(total)
 
     def variation(
         self,
@@ -216,26 +241,28 @@ class PointEvaluator:
         of_slope
             Whether the change of the derivatives is wanted.
         cotangent
-            Where given, shape ``(n_points, n_outputs)``, the change of :meth:`weight_vjp` for
-            this cotangent is found too.
+            Where given, shape ``(n_points, n_outputs)``, the changes of :meth:`vjp` for this
+            cotangent are found too.
         """
         self.sweeps["variation"] += 1
         values = np.empty((len(x), self.n_outputs))
         slope = np.empty((len(x), self.n_outputs, self.n_inputs)) if of_slope else None
         total = self.parameters.zero_gradient()
-        of_weights = cotangent is not None
+        inputs = np.zeros((len(x), self.n_inputs))
         with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
             for rows, points, change in self._changes(x, x_dot, weights_dot, tensors):
                 values[rows] = _to_numpy(change)
                 if slope is not None:
-                    slopes = _input_derivatives(change, points, keep_graph=of_weights)
+                    slopes = _input_derivatives(change, points, keep_graph=cotangent is not None)
                     for j, slope_j in enumerate(slopes):
                         slope[rows, j] = _to_numpy(slope_j)
-                if cotangent is not None and tensors and change.requires_grad:
-                    seed = self._to_torch(cotangent[rows])
-                    grads = torch.autograd.grad(change, tensors, seed, allow_unused=True)
-                    _accumulate(total, grads)
-        return Variation(values, slope, self.parameters.flatten(total) if of_weights else None)
+                if cotangent is not None and change.requires_grad:
+                    seed, places = self._to_torch(cotangent[rows]), [*tensors, points]
+                    grads = torch.autograd.grad(change, places, seed, allow_unused=True)
+                    _accumulate(total, grads[: len(tensors)])
+                    if grads[-1] is not None:
+                        inputs[rows] = _to_numpy(grads[-1])
+        return Variation(values, slope, inputs, self.parameters.flatten(total))
 
     def _changes(
         self,

@@ -14,7 +14,7 @@ from finat.ufl import FiniteElement, TensorElement, TensorProductElement, Vector
 from firedrake.assemble import get_assembler
 from gem.gem import IndexBase
 from pyadjoint.tape import no_annotations
-from ufl.algorithms import extract_coefficients, strip_variables
+from ufl.algorithms import extract_arguments, extract_coefficients, strip_variables
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
 from ufl.algorithms.apply_restrictions import apply_restrictions
@@ -155,24 +155,40 @@ class PointSet:
         return rows
 
     @no_annotations
-    def transposed(self, change: Any, cotangent: np.ndarray) -> fd.Cofunction:
-        """A cotangent at the points carried to a test function.  Collective.
+    def transposed(self, change: Any) -> Callable[[np.ndarray], fd.Cofunction]:
+        """What carries a cotangent at the points to a test function.
 
         Parameters
         ----------
         change
             A vector expression, linear in a test function.
-        cotangent
-            One row for each owned point.
+
+        Returns
+        -------
+        callable
+            Takes one row for each owned point.  Its result is overwritten at the next call.
+            Collective.
         """
         space = self.space(change.ufl_shape)
+        (test,) = extract_arguments(change)
+        result = fd.Cofunction(test.function_space().dual())
         if self.weights is None:
-            at_points = fd.Cofunction(space.dual())
-            self.fill(at_points, cotangent)
-            return fd.assemble(fd.interpolate(change, at_points))
-        density = fd.Function(space)
-        self.fill(density, cotangent / self.weights[:, None])
-        return fd.assemble(ufl.inner(self._restricted(density), change) * self._measure)
+            at_points: Any = fd.Cofunction(space.dual())
+            interpolator = fd.get_interpolator(fd.interpolate(change, at_points))
+            evaluate = interpolator._get_callable(tensor=result)
+        else:
+            at_points = fd.Function(space)
+            form = ufl.inner(self._restricted(at_points), change) * self._measure
+            evaluate = partial(get_assembler(form).assemble, tensor=result)
+
+        def carry(cotangent: np.ndarray) -> fd.Cofunction:
+            weights = self.weights
+            self.fill(at_points, cotangent if weights is None else cotangent / weights[:, None])
+            result.zero()
+            evaluate()
+            return result
+
+        return carry
 
     @property
     def _measure(self) -> ufl.Measure:

@@ -179,12 +179,12 @@ class _Network:
         self.at = NetworkDirection(private.points, private.terms.value, private.terms.slope)
         self._cotangent: np.ndarray | None = None
         self._cotangent_change: np.ndarray | None = None
-        self._gradient_change: np.ndarray | None = None
+        self._gradient_change: np.ndarray | float = 0.0
 
     def note_cotangent(self, linearisation: Linearisation) -> None:
         """Keep what the adjoint state says of the network's values."""
         self._cotangent = self._rows(self._assembler(linearisation))
-        self._gradient_change = None
+        self._gradient_change = 0.0
 
     def move(self, weights: np.ndarray, adjoint: bool) -> None:
         """Find what the direction does, with derivatives and weights' gradient for adjoints."""
@@ -208,7 +208,7 @@ class _Network:
         if present:
             inputs, cotangent = self.private.points.inputs, sum(present[1:], present[0])
             total += self.private.evaluator.weight_vjp(inputs, cotangent, weights)
-        return total if self._gradient_change is None else total + self._gradient_change
+        return total + self._gradient_change
 
     def _assembler(self, linearisation: Linearisation) -> Callable | None:
         value = self.private.terms.value
