@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from femnn.laws import Even, Odd, SPDTensor, SymmetricTensor
     from femnn.layer import PDELayer
     from femnn.networks import MLP, Gradient
+    from femnn.ode import RungeKutta
     from femnn.operator import apply
     from femnn.problem import NeuralVariationalProblem
+    from femnn.reaction import PointwiseODE
     from femnn.solving import NeuralVariationalSolver, solve
+    from femnn.splitting import LieSplitting, StrangSplitting
     from femnn.storage import load, save
     from femnn.symbolic import to_ufl
     from femnn.tables import save_table
@@ -34,6 +37,7 @@ __all__ = [
     "FourierFeatures",
     "Gradient",
     "InputScaling",
+    "LieSplitting",
     "MonotoneMLP",
     "NeuralCoefficient",
     "NeuralVariationalProblem",
@@ -41,7 +45,10 @@ __all__ = [
     "Odd",
     "PDELayer",
     "PeriodicInputs",
+    "PointwiseODE",
+    "RungeKutta",
     "SPDTensor",
+    "StrangSplitting",
     "SymmetricTensor",
     "Weights",
     "apply",
@@ -61,10 +68,13 @@ _MODULES = {
     "functionals": ("assemble",),
     "laws": ("Even", "Odd", "SPDTensor", "SymmetricTensor"),
     "layer": ("PDELayer",),
+    "ode": ("RungeKutta",),
     "operator": ("apply",),
     "networks": ("MLP", "Gradient"),
     "problem": ("NeuralVariationalProblem",),
+    "reaction": ("PointwiseODE",),
     "solving": ("NeuralVariationalSolver", "solve"),
+    "splitting": ("LieSplitting", "StrangSplitting"),
     "storage": ("load", "save"),
     "symbolic": ("to_ufl",),
     "tables": ("save_table",),

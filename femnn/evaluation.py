@@ -162,7 +162,7 @@ class PointEvaluator:
                 points.requires_grad_(True)
                 outputs = self.net(points)
                 values[rows] = _to_numpy(outputs)
-                for j, slope in enumerate(_input_derivatives(outputs, points)):
+                for j, slope in enumerate(input_derivatives(outputs, points)):
                     derivative[rows, j] = _to_numpy(slope)
         return values, derivative
 
@@ -253,7 +253,7 @@ class PointEvaluator:
             for rows, points, change in self._changes(x, x_dot, weights_dot, tensors):
                 values[rows] = _to_numpy(change)
                 if slope is not None:
-                    slopes = _input_derivatives(change, points, keep_graph=cotangent is not None)
+                    slopes = input_derivatives(change, points, keep_graph=cotangent is not None)
                     for j, slope_j in enumerate(slopes):
                         slope[rows, j] = _to_numpy(slope_j)
                 if cotangent is not None and change.requires_grad:
@@ -328,8 +328,8 @@ class PointEvaluator:
         return torch.allclose(outputs, alone, rtol=tolerance, atol=tolerance)
 
 
-def _input_derivatives(
-    outputs: Tensor, points: Tensor, keep_graph: bool = False
+def input_derivatives(
+    outputs: Tensor, points: Tensor, keep_graph: bool = False, differentiable: bool = False
 ) -> Iterator[Tensor]:
     """d(output j)/d(inputs) for each j; the points are independent, so one sum does all."""
     n_outputs = outputs.shape[1]
@@ -342,6 +342,7 @@ def _input_derivatives(
             outputs[:, j].sum(),
             points,
             retain_graph=keep_graph or j + 1 < n_outputs,
+            create_graph=differentiable,
             allow_unused=True,
         )
         yield torch.zeros_like(points) if slope is None else slope

@@ -9,7 +9,8 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
-from ufl.algorithms import extract_arguments
+from tsfc.ufl_utils import compute_form_data
+from ufl.algorithms import extract_arguments, extract_coefficients
 from ufl.algorithms.apply_restrictions import apply_restrictions
 from ufl.algorithms.map_integrands import map_integrand_dags
 from ufl.corealg.multifunction import MultiFunction
@@ -21,6 +22,10 @@ from femnn.quadrature import entry_derivative, expression_derivative
 def with_degrees(form: Any) -> Any:
     """The form with each neural coefficient's quadrature degree in the integrals that hold it.
 
+    Integrals that hold none keep the degree that they have without neural coefficients: where
+    a form holds values at quadrature points, Firedrake would give that rule to all integrals
+    without a degree, and so another one to derivatives in which these values do not stand.
+
     Raises
     ------
     ValueError
@@ -31,14 +36,15 @@ def with_degrees(form: Any) -> Any:
     if isinstance(form, ufl.FormSum):
         parts = [with_degrees(c) if isinstance(c, ufl.Form) else c for c in form.components()]
         return ufl.FormSum(*zip(parts, form.weights(), strict=True))
-    return ufl.Form([_with_degree(integral) for integral in form.integrals()])
+    at_points = any(_rule_degrees(c) for c in form.coefficients())
+    return ufl.Form([_with_degree(integral, at_points) for integral in form.integrals()])
 
 
-def _with_degree(integral: ufl.Integral) -> ufl.Integral:
+def _with_degree(integral: ufl.Integral, at_points: bool) -> ufl.Integral:
     found = neural_coefficients(integral.integrand())
     coefficients = [c for c in found if c.degree is not None]
     if not coefficients:
-        return integral
+        return _with_own_degree(integral) if at_points else integral
     first, place = coefficients[0], integral.integral_type()
     for coefficient in coefficients:
         if coefficient.at.integral_type != place:
@@ -55,7 +61,7 @@ def _with_degree(integral: ufl.Integral) -> ufl.Integral:
             )
     _check_default_degree(first, integral)
     metadata = dict(integral.metadata())
-    asked = metadata.get("quadrature_degree", metadata.get("degree"))
+    asked = _asked_degree(integral)
     if asked is not None and asked != first.degree:
         raise ValueError(
             f"the measure has quadrature degree {asked}, but {first.name()} in it has degree "
@@ -70,6 +76,35 @@ def _with_degree(integral: ufl.Integral) -> ufl.Integral:
         )
     metadata["quadrature_degree"] = first.degree
     return integral.reconstruct(metadata=metadata)
+
+
+def _asked_degree(integral: ufl.Integral) -> int | None:
+    metadata = integral.metadata()
+    return metadata.get("quadrature_degree", metadata.get("degree"))
+
+
+def _with_own_degree(integral: ufl.Integral) -> ufl.Integral:
+    """The degree of Functions in a Quadrature space, or the one that UFL estimates."""
+    if _asked_degree(integral) is not None:
+        return integral
+    functions = extract_coefficients(integral.integrand())
+    degrees = {degree for f in functions for degree in _rule_degrees(f)}
+    if not degrees:
+        data = compute_form_data(ufl.Form([integral])).integral_data
+        degrees = {i.metadata()["estimated_polynomial_degree"] for d in data for i in d.integrals}
+    if len(degrees) > 1:
+        raise ValueError(
+            f"an integral without a quadrature degree holds Functions of the degrees "
+            f"{sorted(degrees)}: write dx(degree=...) with the one that is meant."
+        )
+    metadata = {**integral.metadata(), "quadrature_degree": degrees.pop()}
+    return integral.reconstruct(metadata=metadata)
+
+
+def _rule_degrees(function: Any) -> list[int]:
+    """The degrees of a Function's parts that are values at a rule's points."""
+    elements = [space.ufl_element() for space in function.function_space().subspaces]
+    return [e.embedded_superdegree for e in elements if "Quadrature" in e.family()]
 
 
 def _check_default_degree(coefficient: Any, integral: ufl.Integral) -> None:

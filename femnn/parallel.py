@@ -20,6 +20,11 @@ def sum_over_ranks(comm: MPI.Comm, local: np.ndarray) -> np.ndarray:
     return total
 
 
+def max_over_ranks(comm: MPI.Comm, local: float) -> float:
+    """The largest of the ranks' numbers.  Collective."""
+    return local if comm.size == 1 else float(comm.allreduce(local, op=MPI.MAX))
+
+
 def all_ranks(comm: MPI.Comm, flag: bool) -> bool:
     """Whether ``flag`` is true on every rank.  Collective."""
     return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LAND))

@@ -22,6 +22,9 @@ from tqdm import tqdm
 from femnn.parallel import any_rank, from_rank_zero, vector_from_rank_zero
 from femnn.weights import Weights
 
+# A loss that is lower by less than this, relative to it, is not lower: warm starts alone move it.
+ROUNDING = 1e-10
+
 
 @dataclass
 class Step:
@@ -268,8 +271,10 @@ class _Loss:
     def __call__(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient; a finite barrier where the forward solve fails."""
         weights = vector_from_rank_zero(self.comm, weights)
-        if np.array_equal(weights, self.last.weights):
-            return self.last.loss, self.last.gradient
+        for known in (self.last, self.best):
+            if np.array_equal(weights, known.weights):
+                self._last = known
+                return known.loss, known.gradient
         if any_rank(self.comm, self._interrupted):
             raise _Stop("interrupted", "Interrupted: the best weights so far are kept.")
         try:
@@ -383,7 +388,7 @@ def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
         best, rejected = loss.best, loss.rejected
         chosen = {
             "maxiter": maxiter - loss.history[-1].iteration,
-            "maxfun": 10 * maxiter,
+            "maxfun": max(1, 10 * maxiter - loss.evaluations),
             "gtol": settings["gtol"],
             "ftol": 0.0,  # SciPy's is a fraction of max(loss, 1), whatever the loss's unit
             "maxcor": 20,
@@ -400,7 +405,8 @@ def _lbfgs(loss: _Loss, settings: dict, options: dict) -> tuple[str, str]:
         if "PROJECTED GRADIENT" in text:
             return "converged", f"Converged: no entry of the gradient exceeds {settings['gtol']}."
         # A rejected step can end a line search early: go on from the best point, afresh.
-        if loss.rejected == rejected or loss.best is best:
+        fell = best.loss - loss.best.loss > ROUNDING * abs(best.loss)
+        if loss.rejected == rejected or not fell:
             return "no progress", "The line search found no lower loss."
 
 

@@ -74,6 +74,22 @@ def test_default_degree_of_other_cells():
     assert femnn.NeuralCoefficient(mlp(2), *SpatialCoordinate(curved)).degree == 6
 
 
+def test_integrals_without_coefficients_keep_their_degree(V):
+    """Firedrake alone gives the rule of values at points to all integrals of a form."""
+    u = wave(V)
+    kappa = femnn.NeuralCoefficient(mlp(1), u, degree=2)
+    points = Function(FunctionSpace(V.mesh(), "Quadrature", 3)).interpolate(u)
+    apart = assemble(u**6 * dx)
+    assert assemble(u**6 * dx(degree=2)) != pytest.approx(apart, rel=1e-4)
+    together = femnn.assemble(u**6 * dx + kappa * dx)
+    assert together - femnn.assemble(kappa * dx) == pytest.approx(apart, rel=1e-12)
+    together = femnn.assemble(u**6 * dx + points**2 * dx)
+    assert together - assemble(points**2 * dx(degree=3)) == pytest.approx(apart, rel=1e-12)
+    other = Function(FunctionSpace(V.mesh(), "Quadrature", 4)).interpolate(u)
+    with pytest.raises(ValueError, match=r"Functions of the degrees \[3, 4\]: write dx\(degree="):
+        femnn.assemble(points * other * dx)
+
+
 def test_degree_of_the_measure(V):
     u = wave(V)
     kappa = femnn.NeuralCoefficient(mlp(1), u)

@@ -119,7 +119,7 @@ def test_the_loss_falls(method, maxiter, options):
 def test_lbfgs_recovers_the_law():
     Jhat, kappa = poisson(scale=1e4)
     assert not np.allclose(kappa.evaluator.value(np.ones((1, 1))), 2, rtol=0.3)
-    femnn.fit(Jhat, maxiter=100, progress=False)
+    femnn.fit(Jhat, maxiter=300, progress=False)
     peak = float(kappa.operands[0].dat.data_ro.max())
     u = np.linspace(0.1, 0.9, 20)[:, None] * peak
     law = kappa.evaluator.value(u)

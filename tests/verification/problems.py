@@ -217,7 +217,7 @@ def _near(value):
     with stop_annotating():
         space = value.function_space()
         x = SpatialCoordinate(space.mesh())
-        wave = cos(3 * x[0] + 5 * x[1])
+        wave = cos(3 * x[0] + 5 * list(x)[-1])
         wave = wave if value.ufl_shape == () else as_vector([wave, -wave])
         direction = Function(space).interpolate(wave)
         away = Function(space).assign(value + 0.2 * direction)

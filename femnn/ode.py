@@ -1,0 +1,163 @@
+"""Runge-Kutta steps of pointwise ordinary differential equations.  Needs torch and numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from femnn.evaluation import input_derivatives
+
+__all__ = ["METHODS", "RungeKutta"]
+
+MAX_ITERATIONS = 50
+# After convergence each further Newton step that is differentiated doubles the number of
+# derivatives that are exact, plus one: two give those up to the third.
+DIFFERENTIATED_ITERATIONS = 2
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """Butcher's coefficients of a method whose stages can be found one after the other."""
+
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    order: int
+
+    @property
+    def c(self) -> tuple[float, ...]:
+        """The stages' times."""
+        return tuple(sum(row) for row in self.a)
+
+
+_ALEXANDER = 1 - 2**-0.5
+
+METHODS = {
+    "forward_euler": Tableau(((0.0,),), (1.0,), 1),
+    "heun": Tableau(((0.0,), (1.0, 0.0)), (0.5, 0.5), 2),
+    "rk4": Tableau(
+        ((0.0,), (0.5, 0.0), (0.0, 0.5, 0.0), (0.0, 0.0, 1.0, 0.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), 4
+    ),
+    "backward_euler": Tableau(((1.0,),), (1.0,), 1),
+    "implicit_midpoint": Tableau(((0.5,),), (1.0,), 2),
+    "sdirk2": Tableau(
+        ((_ALEXANDER,), (1 - _ALEXANDER, _ALEXANDER)), (1 - _ALEXANDER, _ALEXANDER), 2
+    ),
+}
+
+
+class RungeKutta(nn.Module):
+    """One step of dy/dt = net(y, p, t) at many points, each on its own.
+
+    Maps ``(points, inputs)`` to ``(points, n_unknowns)``: the inputs are the unknowns y, what
+    else the rate depends on, p, with ``timed=True`` the time t at the step's start, and the
+    step's length in the last column.  All of them can be differentiated, twice.
+
+    Parameters
+    ----------
+    net
+        The rate: a module that maps ``(points, n_unknowns + ...)`` to ``(points, n_unknowns)``.
+    n_unknowns
+        Number of unknowns of each point.
+    method
+        Explicit: ``"forward_euler"``, ``"heun"`` (order 2), ``"rk4"`` (order 4).  Implicit, for
+        stiff rates: ``"backward_euler"``, ``"implicit_midpoint"`` (order 2), ``"sdirk2"``
+        (order 2 and L-stable; R. Alexander, SIAM J. Numer. Anal. 14, 1977).
+    substeps
+        Number of equal steps in which the length is passed.
+    timed
+        Whether the rate depends on time; t is then its last input.
+
+    Notes
+    -----
+    Where an implicit stage's Newton iteration does not converge the values are NaN, so that
+    all ranks see it at the next solve.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        n_unknowns: int,
+        method: str = "rk4",
+        substeps: int = 1,
+        timed: bool = False,
+    ):
+        super().__init__()
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is unknown: use one of {', '.join(METHODS)}.")
+        if substeps < 1:
+            raise ValueError(f"substeps={substeps}: wanted a positive number of steps.")
+        self.net = net
+        self.n_unknowns = n_unknowns
+        self.tableau = METHODS[method]
+        self.substeps = substeps
+        self.timed = timed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The unknowns after the step."""
+        m = self.n_unknowns
+        y, rest, dt = x[:, :m], x[:, m:-1], x[:, -1:] / self.substeps
+        t = rest[:, -1:]
+        rest = rest[:, :-1] if self.timed else rest
+        for _ in range(self.substeps):
+            y = self._step(y, rest, t, dt)
+            t = t + dt
+        return y
+
+    def _step(self, y: Tensor, rest: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+        stages: list[Tensor] = []
+        for row, c in zip(self.tableau.a, self.tableau.c, strict=True):
+            start = y + dt * _combined(row, stages, y)
+            diagonal = row[len(stages)]
+            at = t + c * dt
+            if diagonal == 0.0:
+                stages.append(self._rate(start, rest, at))
+            else:
+                stages.append(self._implicit_stage(start, diagonal * dt, rest, at))
+        return y + dt * _combined(self.tableau.b, stages, y)
+
+    def _rate(self, y: Tensor, rest: Tensor, t: Tensor) -> Tensor:
+        rate = self.net(torch.cat([y, rest, t] if self.timed else [y, rest], dim=1))
+        if rate.shape != y.shape:
+            raise ValueError(
+                f"the rate {type(self.net).__name__} returned {tuple(rate.shape[1:])} values for "
+                f"each point, wanted {self.n_unknowns}: one for each unknown's component."
+            )
+        return rate
+
+    def _implicit_stage(self, start: Tensor, h: Tensor, rest: Tensor, t: Tensor) -> Tensor:
+        """The k with k = rate(start + h k)."""
+        fixed = [v.detach() for v in (start, h, rest, t)]
+        rounding = torch.finfo(start.dtype).eps
+        with torch.no_grad():
+            k = self._rate(fixed[0], fixed[2], fixed[3])
+            for _ in range(MAX_ITERATIONS):
+                change = self._newton_step(k, *fixed)
+                k = k + change
+                size = change.abs() / (1 + k.abs())
+                if not bool((size > 100 * rounding).any()):
+                    break
+            converged = (size <= 1e6 * rounding).all(dim=1, keepdim=True)
+        k = torch.where(converged, k, torch.full_like(k, torch.nan))
+        if torch.is_grad_enabled():
+            for _ in range(DIFFERENTIATED_ITERATIONS):
+                k = k + self._newton_step(k, start, h, rest, t)
+        return k
+
+    def _newton_step(self, k: Tensor, start: Tensor, h: Tensor, rest: Tensor, t: Tensor) -> Tensor:
+        graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            y = start + h * k
+            y = y if graph and y.requires_grad else y.detach().requires_grad_(True)
+            rate = self._rate(y, rest, t)
+            rows = list(input_derivatives(rate, y, keep_graph=True, differentiable=graph))
+        jacobian = torch.stack(rows, dim=1)
+        identity = torch.eye(self.n_unknowns, dtype=y.dtype, device=y.device)
+        matrix = identity - h[:, :, None] * jacobian
+        return torch.linalg.solve_ex(matrix, (rate - k)[:, :, None])[0][:, :, 0]
+
+
+def _combined(row: tuple[float, ...], stages: list[Tensor], like: Tensor) -> Tensor:
+    terms = [a * k for a, k in zip(row, stages, strict=False) if a != 0.0]
+    return sum(terms[1:], terms[0]) if terms else torch.zeros_like(like)
