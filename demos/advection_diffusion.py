@@ -18,6 +18,11 @@ Both models then run with another signal on the left side, ``2 sin(t/2)^2``, and
 t = 50.  Errors are relative L2 errors in time and space against the finer run, at the times of
 observation.  They stand next to those without G, and with the true G on the same mesh and with the
 same step, which is what discretisation costs.
+
+The first model is determined only near the states that training visits.  The other signal goes up
+to twice as high: after 1000 iterations the error is 18 %, and 5 % with half that signal.  After
+t = 5, 43 % of the nodes' values are above what training has seen there, half of them by 16 % or
+more, and the error grows at once.  A term that is linear in u has no such limit.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -119,7 +124,7 @@ class Transport:
         Gives G as a UFL expression of the new u, the old u, x and y.
     make_solver
         Makes an object whose ``solve()`` takes a step, of the residual, the unknown and its
-        boundary condition.  Firedrake's own solvers serve for operators without a network.
+        boundary condition.  Firedrake's own solvers serve where the operator is plain UFL.
     """
 
     def __init__(self, mesh, step: float, operator: Operator, make_solver=kept_solver):
