@@ -4,6 +4,7 @@ import importlib
 import json
 from pathlib import Path
 
+import firedrake as fd
 import numpy as np
 import pytest
 import torch
@@ -86,8 +87,61 @@ def test_boundary_law(demo, tmp_path):
     assert constant / np.linalg.norm(module.truth(T)) > 0.5
 
 
+def test_advection_diffusion(demo, tmp_path):
+    """The transport that is missing is learned; linear in u it holds for another signal."""
+    module = demo("advection_diffusion")
+    sizes = ["--cells", "10", "--iterations", "60", "--longer", "6"]
+    numbers = module.main(["--output", str(tmp_path), *sizes])
+    check_files(tmp_path, numbers, {})
+    runs = numbers["runs"]
+    for case in ("training", "other signal", "longer"):
+        assert runs["true G"][case] < 0.03
+        assert runs["no G"][case] > 0.15
+        assert runs["linear in u"][case] < runs["no G"][case] / 3
+    assert runs["network"]["training"] < runs["no G"]["training"] / 2
+    assert runs["no G"]["operator"] == pytest.approx(1)
+    assert runs["true G"]["operator"] == 0
+    net = femnn.load(tmp_path / "network.safetensors")
+    mesh = fd.UnitSquareMesh(10, 10)
+    space = fd.FunctionSpace(mesh, "P", 1)
+    data = module.observe(33, space, module.signal, module.END)
+    model = module.Transport(mesh, module.STEP, module.learned(net))
+    found, _ = module.state_error(model.states(module.signal, module.END), data)
+    assert found == pytest.approx(runs["network"]["training"])
+
+
+def test_advection_diffusion_takes_other_solvers(demo):
+    """With the network written in UFL and Firedrake's solver the model gives the same u."""
+    module = demo("advection_diffusion")
+    mesh = fd.UnitSquareMesh(5, 5)
+    net = femnn.MLP(5, 4, 1, init="normal")
+
+    def written(u, un, x, y):
+        middle = (u + un) / 2
+        return femnn.to_ufl(net, middle, *fd.grad(middle), x, y)[0]
+
+    def firedrake_solver(F, u, bc):
+        problem = fd.NonlinearVariationalProblem(F, u, bc)
+        return fd.NonlinearVariationalSolver(problem, solver_parameters={"snes_atol": 1e-10})
+
+    kept = module.Transport(mesh, module.STEP, module.learned(net))
+    other = module.Transport(mesh, module.STEP, written, firedrake_solver)
+    for u, same in zip(
+        kept.march(module.signal, 1.0), other.march(module.signal, 1.0), strict=True
+    ):
+        assert fd.norm(u) > 0
+        assert fd.errornorm(u, same) < 1e-8 * fd.norm(u)
+
+
 @pytest.mark.parametrize(
-    "name", ["nonlinear_poisson", "coefficient_field", "hyperelasticity", "boundary_law"]
+    "name",
+    [
+        "advection_diffusion",
+        "boundary_law",
+        "coefficient_field",
+        "hyperelasticity",
+        "nonlinear_poisson",
+    ],
 )
 @pytest.mark.parametrize(
     ("option", "value", "wanted"),
