@@ -7,21 +7,14 @@ action costs no more memory than a gradient.
 
 from __future__ import annotations
 
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import firedrake as fd
-import numpy as np
 from checkpoint_schedules import (
     CheckpointSchedule,
     Copy,
-    EndForward,
-    EndReverse,
     Forward,
     Move,
     Reverse,
@@ -30,6 +23,9 @@ from checkpoint_schedules import (
 from firedrake.adjoint_utils.blocks import DirichletBCBlock
 from pyadjoint import AdjFloat, Tape
 from pyadjoint.tape import get_working_tape, no_annotations
+
+from femnn.disk import Disk, Garbage
+from femnn.schedules import all_actions, live_variables, variables_of
 
 # A number never changes; a boundary condition only names the variable that has its values.
 _IMMUTABLE = (AdjFloat, fd.DirichletBC)
@@ -163,12 +159,13 @@ class Replay:
     def __init__(self, tape: Tape, schedule: CheckpointSchedule, directory: str | None):
         self._tape = tape
         self._schedule = schedule
-        self._actions: tuple[list, list] | None = None
+        self._actions: tuple[list, list] = ([], [])
         self._live: list[dict[Any, None]] = []
         self._n_analysed: tuple[int, int] | None = None
         self._controls: set[Any] = set()
         self._stored: dict[tuple[int, StorageType], dict[Any, tuple[Any, Any]]] = {}
-        self._disk = _Disk(directory)
+        self._disk = Disk(directory)
+        self._garbage = Garbage()
         self._ready = False
         self._tangent = False
         self._second = False
@@ -181,8 +178,9 @@ class Replay:
     def end_timestep(self, timestep: int) -> None:
         """End a step of the recording; nothing of it is kept but the first step's values."""
         if timestep > 0:
-            for variable in _variables(self._steps[timestep]):
+            for variable in variables_of(self._steps[timestep]):
                 self._release(variable)
+            self._garbage.collect()
         self._tape.get_blocks().append_step()
 
     def recompute(self, functional: Any = None) -> None:
@@ -242,12 +240,12 @@ class Replay:
         self.forget()
         self._analyse()
         self._tangent, self._second = tangent, False
-        self._run(self._planned()[0])
+        self._run(self._actions[0])
         self._ready = True
 
     def _backward(self, second: bool) -> None:
         self._second = second
-        actions = self._planned()[1]
+        actions = self._actions[1]
         if not actions:
             raise RuntimeError(
                 f"{type(self._schedule).__name__} has no adjoint: choose another schedule."
@@ -279,10 +277,11 @@ class Replay:
             if action.write_adj_deps:
                 if not stores:
                     continue
-                self._store(n, action.storage, _variables(self._steps[n]))
-            for variable in _variables(self._steps[n]):
+                self._store(n, action.storage, variables_of(self._steps[n]))
+            for variable in variables_of(self._steps[n]):
                 if variable not in self._live[n + 1]:
                     self._release(variable)
+            self._garbage.collect()
 
     def _compute(self, block: Any) -> None:
         self._check(block)
@@ -317,6 +316,7 @@ class Replay:
                     variable.reset_variables(("adjoint", "hessian"))
                 if clear:
                     self._release(variable)
+        self._garbage.collect()
 
     # Values.
 
@@ -371,7 +371,7 @@ class Replay:
         return self._tape.timesteps
 
     def _everything(self) -> Iterator[Any]:
-        return iter(_variables(self._tape.get_blocks()))
+        return iter(variables_of(self._tape.get_blocks()))
 
     def _marked(self) -> set[Any]:
         return {v for v in self._everything() if v.is_control}
@@ -389,64 +389,13 @@ class Replay:
                 variable.is_control = False
 
     def _analyse(self) -> None:
-        """Find the live variables before each step, and after the last."""
+        """Find the live variables, and what the schedule does, unless they are known."""
         size = (len(self._steps), len(self._tape.get_blocks()))
-        if self._n_analysed == size:
-            return
-        last = self._steps[-1]
-        used = {v for block in last for v in block.get_dependencies()}
-        live = [{v: None for block in last for v in block.get_outputs() if v not in used}]
-        for n in range(len(self._steps) - 1, -1, -1):
-            needed = [v for block in self._steps[n] for v in block.get_dependencies()]
-            before = dict.fromkeys(v for v in chain(needed, live[-1]) if v.creation_timestep < n)
-            live.append({v: None for v in before if v.creation_timestep >= 0})
-        self._live = live[::-1]
-        self._n_analysed = size
-
-    def _planned(self) -> tuple[list, list]:
-        """The schedule's actions forwards and backwards, for as many steps as there are."""
-        if self._actions is None:
-            self._actions = _all_actions(self._schedule, len(self._steps))
-        if self._actions[0] and self._schedule.max_n != len(self._steps):
-            raise RuntimeError(_wrong_length(self._schedule, len(self._steps)))
-        return self._actions
-
-
-def _all_actions(schedule: CheckpointSchedule, n_steps: int) -> tuple[list, list]:
-    if schedule.max_n not in (None, n_steps):
-        raise RuntimeError(_wrong_length(schedule, n_steps))
-    forward: list[Any] = []
-    reverse: list[Any] = []
-    target = forward
-    for action in schedule:
-        if not forward and not isinstance(action, Forward):
-            raise RuntimeError(
-                f"this {type(schedule).__name__} has been used before: make a new one for each "
-                "tape."
-            )
-        if isinstance(action, EndReverse):
-            break
-        if isinstance(action, EndForward):
-            target = reverse
-            continue
-        target.append(action)
-        if schedule.max_n is None and action.n1 >= n_steps:
-            schedule.finalize(n_steps)
-    return forward, reverse
-
-
-def _wrong_length(schedule: CheckpointSchedule, n_steps: int) -> str:
-    return (
-        f"the schedule {type(schedule).__name__} is for {schedule.max_n} steps, the tape has "
-        f"{n_steps}: write the loop as 'for step in tape.timestepper(iter(range(N)))', with the "
-        "schedule's N."
-    )
-
-
-def _variables(blocks: Iterable) -> dict[Any, None]:
-    """What blocks use and make, each once."""
-    both = (chain(b.get_dependencies(), b.get_outputs()) for b in blocks)
-    return dict.fromkeys(chain.from_iterable(both))
+        if self._n_analysed != size:
+            if self._n_analysed is None or self._n_analysed[0] != size[0]:
+                self._actions = all_actions(self._schedule, len(self._steps))
+            self._live = live_variables(self._steps)
+            self._n_analysed = size
 
 
 def _present(variable: Any) -> Any:
@@ -454,52 +403,3 @@ def _present(variable: Any) -> Any:
     if isinstance(variable.output, fd.DirichletBC):
         return variable.checkpoint
     return variable.saved_output
-
-
-class _OnDisk:
-    """The values of a Function or Cofunction in a file of this rank's."""
-
-    def __init__(self, value: Any, path: Path):
-        self.make = type(value), value.function_space()
-        self.path = path
-        np.savez(path, *(part.data_ro for part in value.dat))
-        weakref.finalize(self, path.unlink, missing_ok=True)
-
-    def read(self) -> Any:
-        kind, space = self.make
-        value = kind(space)
-        with np.load(self.path) as arrays:
-            for name, part in zip(arrays.files, value.dat, strict=True):
-                part.data_wo[...] = arrays[name]
-        return value
-
-
-class _Disk:
-    """Fields in files; a field that is there already is not written again."""
-
-    def __init__(self, directory: str | None):
-        self._directory = directory
-        self._folder: tempfile.TemporaryDirectory | None = None
-        self._written: weakref.WeakKeyDictionary[Any, _OnDisk] = weakref.WeakKeyDictionary()
-        self._n_files = 0
-
-    def put(self, value: Any) -> Any:
-        """Write a field; all else is small and stays in memory."""
-        if not isinstance(value, (fd.Function, fd.Cofunction)):
-            return value
-        known = self._written.get(value)
-        if known is None:
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="femnn-", dir=self._directory)
-            self._n_files += 1
-            known = _OnDisk(value, Path(self._folder.name) / f"{self._n_files}.npz")
-            self._written[value] = known
-        return known
-
-    def get(self, stored: Any) -> Any:
-        """Read a field; all else is what it is."""
-        if not isinstance(stored, _OnDisk):
-            return stored
-        value = stored.read()
-        self._written[value] = stored
-        return value
