@@ -156,11 +156,10 @@ def test_schedule_gives_the_plain_tapes_derivatives(mesh, plain, name, tmp_path)
 
 
 @pytest.mark.parallel([1, 2, 3])
-@pytest.mark.parametrize("name", ["revolve", "multistage, both", "disk"])
+@pytest.mark.parametrize("name", ["revolve", "disk"])
 def test_schedule_on_ranks(mesh, plain, name):
     model = Model(mesh, SCHEDULES[name]())
-    for size, values in zip((0.2, 0.0), plain[1], strict=True):
-        _assert_same(model.derivatives(size), values)
+    _assert_same(model.derivatives(0.2), plain[1][0])
 
 
 def test_gradient_and_hessian_pass_the_taylor_test(mesh):
