@@ -109,11 +109,10 @@ def report_mosaic(rows):
 
 def report_memory(rows):
     print(
-        "\n(f) Peak memory over that of an empty tape, and time of a gradient, by steps and schedule"
+        "\n(f) Peak memory over that of an empty tape, and a gradient's time, by schedule and steps"
     )
-    print(
-        f"    {'schedule':<22}{'steps':>6}{'recording':>12}{'gradient':>11}{'time/plain':>12}{'error':>9}"
-    )
+    columns = f"{'recording':>12}{'gradient':>11}{'time/plain':>12}{'error':>9}"
+    print(f"    {'schedule':<22}{'steps':>6}{columns}")
     for row in rows:
         print(
             f"    {row['schedule']:<22}{row['steps']:>6}{row['recording']:>8.0f} MiB"

@@ -99,11 +99,15 @@ class _ScheduledTape(Tape):
 
         pyadjoint's lists of each step's data are not kept: they grow with the square of the steps.
         """
-        if last_used < 0:
+        if self._checkpoint_manager is None:
+            super().add_to_checkpointable_state(block_var, last_used)
+        elif last_used < 0:
             self.timesteps[-1].checkpointable_state.add(block_var)
 
     def add_to_adjoint_dependencies(self, block_var: Any, last_used: int) -> None:
-        """Nothing: the adjoint needs what its blocks use."""
+        """Nothing under a schedule: the adjoint needs what its blocks use."""
+        if self._checkpoint_manager is None:
+            super().add_to_adjoint_dependencies(block_var, last_used)
 
     def evaluate_tlm(self, markings: bool = False) -> None:
         """The tangent-linear model, in the direction that the controls have."""
