@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from benchmarks import derivatives, mosaic
+from benchmarks import derivatives, memory, mosaic
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
 from femnn.storage import atomic_file
@@ -107,6 +107,19 @@ def report_mosaic(rows):
     )
 
 
+def report_memory(rows):
+    print(
+        "\n(f) Peak memory over that of an empty tape, and a gradient's time, by schedule and steps"
+    )
+    columns = f"{'recording':>12}{'gradient':>11}{'time/plain':>12}{'error':>9}"
+    print(f"    {'schedule':<22}{'steps':>6}{columns}")
+    for row in rows:
+        print(
+            f"    {row['schedule']:<22}{row['steps']:>6}{row['recording']:>8.0f} MiB"
+            f"{row['memory']:>7.0f} MiB{row['time']:>12.2f}{row['error']:>9.0e}"
+        )
+
+
 # For each name on the command line: its key in the results, what measures, what prints.
 BENCHMARKS = {
     "written-out": ("written out", against_written_out, report_written_out),
@@ -127,6 +140,7 @@ BENCHMARKS = {
         lambda repeats: [mosaic.against_by_hand(nx, repeats * 256 // nx) for nx in (64, 128, 256)],
         report_mosaic,
     ),
+    "memory": ("memory", lambda repeats: memory.measure(), report_memory),
 }
 
 

@@ -63,11 +63,16 @@ def run_fresh(module, *args):
         }
         for path in caches.values():
             Path(path).mkdir()
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{module}", *map(str, args)],
-            env={**os.environ, **caches},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
+        return run_module(module, *args, **caches)
+
+
+def run_module(module, *args, **environment):
+    """Run a benchmark module in a process of its own; its printed JSON line."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *map(str, args)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip().splitlines()[-1]

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from femnn.checkpointing import enable_checkpointing
     from femnn.coefficient import NeuralCoefficient
     from femnn.constrained import ConvexMLP, MonotoneMLP
     from femnn.features import FourierFeatures, InputScaling, PeriodicInputs
@@ -53,6 +54,7 @@ __all__ = [
     "Weights",
     "apply",
     "assemble",
+    "enable_checkpointing",
     "fit",
     "load",
     "save",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "checkpointing": ("enable_checkpointing",),
     "coefficient": ("NeuralCoefficient",),
     "constrained": ("ConvexMLP", "MonotoneMLP"),
     "features": ("FourierFeatures", "InputScaling", "PeriodicInputs"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import firedrake as fd
+import numpy as np
 import ufl
 from pyadjoint.overloaded_type import OverloadedType
 
@@ -32,6 +33,7 @@ class BoundaryValues:
         space = source.function_space()
         self.value = fd.Function(space)
         self.bc = source.reconstruct(g=self.value)
+        self._last: np.ndarray | None = None
 
     @property
     def on_tape(self) -> bool:
@@ -41,17 +43,23 @@ class BoundaryValues:
             return self.source.function_arg is given
         return isinstance(given, OverloadedType) and hasattr(self.source, "_function_arg_update")
 
-    def snapshot(self) -> fd.Function | None:
-        """The present values, where the tape does not follow them."""
+    def snapshot(self) -> np.ndarray | None:
+        """The present values at the boundary's nodes, where the tape does not follow them.
+
+        A tape holds one for each solve: those that have not changed are the same array.
+        """
         if self.on_tape:
             return None
         self._set(self.source.function_arg)
-        return self.value.copy(deepcopy=True)
+        values = self.value.dat.data_ro_with_halos[self.bc.nodes]
+        if self._last is None or not np.array_equal(self._last, values, equal_nan=True):
+            self._last = values.copy()
+        return self._last
 
-    def load(self, node: Any, snapshot: fd.Function | None) -> None:
+    def load(self, node: Any, snapshot: np.ndarray | None) -> None:
         """Take the tape's value, or that of a snapshot, or the user's present one."""
         if snapshot is not None:
-            self._set(snapshot)
+            self.value.dat.data_wo_with_halos[self.bc.nodes] = snapshot
         elif node is not None and node.checkpoint is not None:
             self._set(node.checkpoint.saved_output)
         else:

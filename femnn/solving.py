@@ -195,7 +195,7 @@ class NeuralVariationalSolver:
         self._holds = (block, solution)
 
     @no_annotations
-    def boundary_snapshots(self) -> list[fd.Function | None]:
+    def boundary_snapshots(self) -> list[np.ndarray | None]:
         """Boundary values that the tape does not know, as they are now."""
         return [b.snapshot() for b in self._boundary]
 

@@ -14,6 +14,7 @@ from pyadjoint.overloaded_type import OverloadedType
 from pyadjoint.tape import annotate_tape, get_working_tape
 from torch import Tensor, nn
 
+from femnn.checkpointing import check_schedule
 from femnn.parallel import same_on_ranks, vector_from_rank_zero
 from femnn.parameters import ParameterVector
 from femnn.penalty import SquaredNormBlock
@@ -213,6 +214,7 @@ class Weights(OverloadedType):
 
     def _ad_will_add_as_dependency(self) -> None:
         """A new node where torch has changed the value since the last was recorded."""
+        check_schedule()
         if self._parameters is not None and self._recorded is not None:
             present = self._parameters.read()
             if not np.array_equal(self._recorded, present, equal_nan=True):

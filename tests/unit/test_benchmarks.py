@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import derivatives, mosaic
+from benchmarks import derivatives, memory, mosaic
 from benchmarks.methods import WithFemnn
 from benchmarks.problem import network, other_weights
 from femnn import Weights
@@ -28,3 +28,11 @@ def test_hessian_action_of_the_benchmarks_problem():
     method.gradient()
     action = method.Jhat.hessian(method.weights.like(direction)).vector
     assert derivatives.hessian_error(method, w, direction, action) < 1e-5
+
+
+@pytest.mark.parametrize("name", [n for n, make in memory.SCHEDULES.items() if make])
+def test_schedules_of_the_memory_benchmark_have_the_same_gradient(name):
+    steps = 20
+    expected = memory.Heat(8, steps).gradient(1.01)
+    gradient = memory.Heat(8, steps, memory.SCHEDULES[name](steps)).gradient(1.01)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-12)
