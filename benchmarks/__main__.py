@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from benchmarks import derivatives, memory, mosaic
+from benchmarks import derivatives, memory, mosaic, splitting, steps
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
 from femnn.storage import atomic_file
@@ -120,6 +120,20 @@ def report_memory(rows):
         )
 
 
+def report_steps(run):
+    print("\n(g) A small step over the bare solve: 88 cells, P1, two Newton iterations")
+    for name, ratios in run["over the bare solve"].items():
+        shown = ", ".join(f"{what} {ratio:.2f}" for what, ratio in ratios.items())
+        print(f"    {name:<12}{shown}")
+    print(f"    the bare solve takes {1e3 * run['seconds a step']['bare']['forward']:.2f} ms")
+
+
+def report_splitting(rows):
+    print("\n(h) Splitting against a network inside Newton's method")
+    for name, row in rows.items():
+        print(f"    {name}\n      " + row["table"].replace("\n", "\n      "))
+
+
 # For each name on the command line: its key in the results, what measures, what prints.
 BENCHMARKS = {
     "written-out": ("written out", against_written_out, report_written_out),
@@ -141,6 +155,8 @@ BENCHMARKS = {
         report_mosaic,
     ),
     "memory": ("memory", lambda repeats: memory.measure(), report_memory),
+    "steps": ("steps", steps.measure, report_steps),
+    "splitting": ("splitting", splitting.measure, report_splitting),
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from femnn.checkpointing import enable_checkpointing
     from femnn.coefficient import NeuralCoefficient
+    from femnn.comparison import ImplicitStep, compare_schemes
     from femnn.constrained import ConvexMLP, MonotoneMLP
     from femnn.features import FourierFeatures, InputScaling, PeriodicInputs
     from femnn.functionals import assemble
@@ -37,6 +38,7 @@ __all__ = [
     "FitResult",
     "FourierFeatures",
     "Gradient",
+    "ImplicitStep",
     "InputScaling",
     "LieSplitting",
     "MonotoneMLP",
@@ -54,6 +56,7 @@ __all__ = [
     "Weights",
     "apply",
     "assemble",
+    "compare_schemes",
     "enable_checkpointing",
     "fit",
     "load",
@@ -66,6 +69,7 @@ __all__ = [
 _MODULES = {
     "checkpointing": ("enable_checkpointing",),
     "coefficient": ("NeuralCoefficient",),
+    "comparison": ("ImplicitStep", "compare_schemes"),
     "constrained": ("ConvexMLP", "MonotoneMLP"),
     "features": ("FourierFeatures", "InputScaling", "PeriodicInputs"),
     "functionals": ("assemble",),

@@ -130,15 +130,19 @@ class RungeKutta(nn.Module):
         """The k with k = rate(start + h k)."""
         fixed = [v.detach() for v in (start, h, rest, t)]
         rounding = torch.finfo(start.dtype).eps
+        enough = 1e6 * rounding
         with torch.no_grad():
             k = self._rate(fixed[0], fixed[2], fixed[3])
+            size = torch.full_like(k, torch.inf)
             for _ in range(MAX_ITERATIONS):
                 change = self._newton_step(k, *fixed)
                 k = k + change
-                size = change.abs() / (1 + k.abs())
-                if not bool((size > 100 * rounding).any()):
+                last, size = size, change.abs() / (1 + k.abs())
+                # Done, or so close that rounding alone moves it.
+                done = (size <= 100 * rounding) | ((size <= enough) & (size >= 0.5 * last))
+                if bool(done.all()):
                     break
-            converged = (size <= 1e6 * rounding).all(dim=1, keepdim=True)
+            converged = (size <= enough).all(dim=1, keepdim=True)
         k = torch.where(converged, k, torch.full_like(k, torch.nan))
         if torch.is_grad_enabled():
             for _ in range(DIFFERENTIATED_ITERATIONS):

@@ -118,6 +118,10 @@ class LieSplitting:
         self._before.step()
         self._solve()
 
+    def stiffness(self) -> float:
+        """The step's length times the rate's largest eigenvalue; see :class:`PointwiseODE`."""
+        return self._before.stiffness()
+
     def _solve(self) -> None:
         if self.time is not None:
             self.time.assign(float(self.time) + float(self.dt))
