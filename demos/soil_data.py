@@ -1,4 +1,4 @@
-"""Reads the soil temperatures of the soil freezing demo: hourly CSV to daily means."""
+"""Reads the soil temperatures of the soil freezing demo: hourly CSV to means of some hours."""
 
 import csv
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ FEWEST_DAYS = 40
 
 @dataclass
 class Record:
-    """Daily mean temperatures.
+    """Mean temperatures of a day, or of some hours.
 
-    ``measured`` has NaN where less than half of a day's values came, ``filled`` is
-    interpolated in time there; both of shape (days, thermometers).
+    ``measured`` has NaN where less than half of a mean's values came, ``filled`` is
+    interpolated in time there; both of shape (means, thermometers).
     """
 
     first_day: date
@@ -32,40 +32,44 @@ class Record:
     measured: np.ndarray
     filled: np.ndarray
     gaps: str
+    hours: int = 24
 
     def __len__(self) -> int:
         return len(self.measured)
 
     def day(self, index: int) -> date:
         """The date of a row."""
-        return self.first_day + timedelta(days=int(index))
+        return self.first_day + timedelta(hours=int(index) * self.hours)
 
 
 @dataclass
 class Runs:
     """Parts of the record, of one length: arrays of shape (times, runs, thermometers).
 
-    Times are ``step`` days apart and hold the mean of the days between.
+    Times are ``step`` days apart and hold the mean of the time between.
     """
 
-    step: int
+    step: float
     first_rows: list[int]
     measured: np.ndarray
     filled: np.ndarray
 
 
-def read_record(path: Path | str | None) -> Record:
-    """Read the CSV file; errors say what came, what was wanted and what to do."""
+def read_record(path: Path | str | None, hours: int = 24) -> Record:
+    """Read the CSV file; errors say what came, what was wanted and what to do.
+
+    ``hours`` is what one mean is of, a divisor of 24.
+    """
     if path is None:
         raise SystemExit(f"soil_freezing: no data file was given. {ORIGIN}")
     if not Path(path).is_file():
         raise SystemExit(f"soil_freezing: there is no file {path}. {ORIGIN}")
-    days, values = _read_rows(Path(path))
-    return _daily_means(days, values, Path(path))
+    times, values = _read_rows(Path(path))
+    return _means(times // hours, values, Path(path), hours)
 
 
 def _read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Day numbers (proleptic) and values of all rows, NaN where a value is missing."""
+    """Hours (from the calendar's first day) and values of all rows, NaN where one is missing."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
         header = next(rows, [])
@@ -89,7 +93,8 @@ def _read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _parse(cells: list[str], number: int, path: Path) -> tuple[int, list[float]]:
     try:
         time = datetime.strptime(cells[0], TIME_FORMAT)
-        return time.toordinal(), [float(c) if c.strip() else np.nan for c in cells[1:]]
+        hours = 24 * time.toordinal() + time.hour
+        return hours, [float(c) if c.strip() else np.nan for c in cells[1:]]
     except ValueError as error:
         raise SystemExit(
             f"soil_freezing: line {number} of {path} cannot be read ({error}): wanted a time "
@@ -97,27 +102,28 @@ def _parse(cells: list[str], number: int, path: Path) -> tuple[int, list[float]]
         ) from error
 
 
-def _daily_means(days: np.ndarray, values: np.ndarray, path: Path) -> Record:
-    first, n_days = int(days.min()), int(np.ptp(days)) + 1
-    rows = np.bincount(days - first, minlength=n_days)
+def _means(times: np.ndarray, values: np.ndarray, path: Path, hours: int) -> Record:
+    first, n_means = int(times.min()), int(np.ptp(times)) + 1
+    rows = np.bincount(times - first, minlength=n_means)
     usual = int(np.median(rows[rows > 0]))
-    counts, sums = np.zeros((n_days, values.shape[1])), np.zeros((n_days, values.shape[1]))
-    np.add.at(counts, days - first, np.isfinite(values))
-    np.add.at(sums, days - first, np.nan_to_num(values))
-    whole = slice(int(rows[0] < usual), n_days - int(rows[-1] < usual))
+    counts, sums = np.zeros((n_means, values.shape[1])), np.zeros((n_means, values.shape[1]))
+    np.add.at(counts, times - first, np.isfinite(values))
+    np.add.at(sums, times - first, np.nan_to_num(values))
+    whole = slice(int(rows[0] < usual), n_means - int(rows[-1] < usual))
     enough = counts >= usual / 2
     means = np.where(enough, sums / np.maximum(counts, 1), np.nan)[whole]
-    if len(means) < FEWEST_DAYS or np.isnan(means).all(axis=0).any():
+    if len(means) * hours < FEWEST_DAYS * 24 or np.isnan(means).all(axis=0).any():
         raise SystemExit(
-            f"soil_freezing: {path} has {len(means)} whole days and must have at least "
-            f"{FEWEST_DAYS}, with values of every thermometer. {ORIGIN}"
+            f"soil_freezing: {path} has {len(means) * hours // 24} whole days and must have at "
+            f"least {FEWEST_DAYS}, with values of every thermometer. {ORIGIN}"
         )
     return Record(
-        first_day=date.fromordinal(first + whole.start),
+        first_day=date.fromordinal((first + whole.start) * hours // 24),
         depths=np.array(DEPTHS_CM) / 100,
         measured=means,
         filled=np.column_stack([_filled(m) for m in means.T]),
         gaps=_gaps(values, rows, usual, means),
+        hours=hours,
     )
 
 
@@ -136,28 +142,28 @@ def _gaps(values: np.ndarray, rows: np.ndarray, usual: int, means: np.ndarray) -
     return (
         f"{int(np.isnan(values).sum())} of {values.size} values are empty and "
         f"{int(np.maximum(usual - rows[1:-1], 0).sum())} rows are absent; "
-        f"{int(missing.sum())} of {missing.size} daily means are missing (fewer than half of a "
-        f"day's values), at most {longest} days on end. They are left out of the misfit; where "
+        f"{int(missing.sum())} of {missing.size} means are missing (fewer than half of their "
+        f"values), at most {longest} on end. They are left out of the misfit; where "
         "one is needed as a boundary or initial value it is interpolated in time."
     )
 
 
-def cut_runs(record: Record, first_rows: list[int], n_days: int, step: int) -> Runs:
-    """Parts of ``n_days`` days that begin at the given rows, in means of ``step`` days.
+def cut_runs(record: Record, first_rows: list[int], n_rows: int, step: int) -> Runs:
+    """Parts of ``n_rows`` rows that begin at the given ones, in means of ``step`` rows.
 
-    The first entry is the first day alone, from which a run starts.
+    The first entry is the first row alone, from which a run starts.
     """
-    n_steps = (n_days - 1) // step
+    n_steps = (n_rows - 1) // step
 
     def means(table: np.ndarray, first: int) -> np.ndarray:
-        days = table[first + 1 : first + 1 + n_steps * step].reshape(n_steps, step, -1)
-        known = np.isfinite(days)
-        sums = np.where(known, days, 0).sum(axis=1)
+        rows = table[first + 1 : first + 1 + n_steps * step].reshape(n_steps, step, -1)
+        known = np.isfinite(rows)
+        sums = np.where(known, rows, 0).sum(axis=1)
         with np.errstate(invalid="ignore"):
             return np.vstack([table[first], sums / known.sum(axis=1)])
 
     return Runs(
-        step=step,
+        step=step * record.hours / 24,
         first_rows=list(first_rows),
         measured=np.stack([means(record.measured, f) for f in first_rows], axis=1),
         filled=np.stack([means(record.filled, f) for f in first_rows], axis=1),
