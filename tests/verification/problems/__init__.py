@@ -3,7 +3,7 @@
 Each function records its model on the tape and returns the functional and the controls.
 """
 
-from tests.verification.problems import cells, elements, evolution, facets, nodes
+from tests.verification.problems import cells, elements, evolution, facets, nodes, splitting
 from tests.verification.problems.common import PROBLEMS
 
-__all__ = ["PROBLEMS", "cells", "elements", "evolution", "facets", "nodes"]
+__all__ = ["PROBLEMS", "cells", "elements", "evolution", "facets", "nodes", "splitting"]
