@@ -11,7 +11,7 @@ def diffusion(V):
     """kappa(u, |grad u|^2, m) with natural boundary conditions; jumps are penalised."""
     u, v = Function(V, name="u"), TestFunction(V)
     x = SpatialCoordinate(V.mesh())[0]
-    m = Function(V, name="m").interpolate(2 * sin(3 * x))
+    m = Function(V, name="m").interpolate(3 * sin(3 * x))
     net = femnn.MLP(3, 6, 1, output="softplus", seed=4)
     kappa = femnn.NeuralCoefficient(net, u, inner(grad(u), grad(u)), m)
     F = 0.2 * kappa * inner(grad(u), grad(v)) * dx + u * v * dx - 2 * x * v * dx
@@ -55,7 +55,7 @@ def quadrilaterals(comm=MPI.COMM_WORLD):
 @controls("weights", "operand")
 def tetrahedra(comm=MPI.COMM_WORLD):
     """P2 on tetrahedra."""
-    return diffusion(FunctionSpace(UnitCubeMesh(2, 2, 1, comm=comm), "CG", 2))
+    return diffusion(FunctionSpace(UnitCubeMesh(3, 1, 1, comm=comm), "CG", 2))
 
 
 @controls("weights", "operand")
