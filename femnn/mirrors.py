@@ -111,6 +111,8 @@ def copy_values(source: Any, target: Any) -> None:
     if type(source.dat) in (op2.Dat, op2.MixedDat) and type(target.dat) is type(source.dat):
         source.dat.copy(target.dat)
         target.dat.increment_dat_version()
+    elif isinstance(target, fd.Constant):
+        target.assign(source.dat.data_ro)  # it does not take a Constant that is a matrix
     else:
         target.assign(source)
 

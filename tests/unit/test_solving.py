@@ -604,3 +604,13 @@ def test_an_error_inside_a_network_ends_all_ranks_and_the_solver_goes_on():
     exact = (1 + expected**2) * inner(grad(expected), grad(v)) * dx(degree=4) - v * dx
     solve(exact == 0, expected, DirichletBC(V, 0, "on_boundary"))
     assert errornorm(expected, u) < 1e-10
+
+
+def test_a_constant_matrix_in_a_form(V):
+    u, expected, v = Function(V), Function(V), TestFunction(V)
+    K = Constant([[1.0, 0.2], [-0.1, 2.0]])
+    bc = DirichletBC(V, 0, "on_boundary")
+    for solve_with, into in ((femnn.solve, u), (solve, expected)):
+        F = inner(K * grad(into), grad(v)) * dx - v * dx
+        solve_with(F == 0, into, bc, solver_parameters=LU)
+    assert errornorm(expected, u) < 1e-12

@@ -1,20 +1,17 @@
-"""Operator splitting: orders in time, derivatives, ranks, what is kept."""
+"""Operator splitting: orders in time, what is kept."""
 
 import numpy as np
 import pytest
 from firedrake import *
-from mpi4py import MPI
 
 import femnn
-from tests.verification import problems, time_loops
-
-IDS = [f"{model.__name__}-{name}" for model, name, _ in time_loops.CASES]
+from tests.verification.problems import splitting
 
 
 @pytest.fixture(scope="module")
 def reference():
-    scheme, _ = time_loops.reaction_diffusion(femnn.StrangSplitting, time_loops.Rates(), 400)
-    return time_loops.final(scheme, 400)
+    scheme, _ = splitting.reaction_diffusion(femnn.StrangSplitting, splitting.Rates(), 400)
+    return splitting.final(scheme, 400)
 
 
 @pytest.mark.parametrize(
@@ -30,34 +27,10 @@ def reference():
 def test_order_in_time(kind, method, order, reference):
     errors = []
     for steps in (20, 40):
-        scheme, _ = time_loops.reaction_diffusion(kind, time_loops.Rates(), steps, method)
-        errors.append(np.linalg.norm(time_loops.final(scheme, steps) - reference))
+        scheme, _ = splitting.reaction_diffusion(kind, splitting.Rates(), steps, method)
+        errors.append(np.linalg.norm(splitting.final(scheme, steps) - reference))
         assert float(scheme.time) == pytest.approx(1.0)
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
-
-
-@pytest.mark.parametrize(("model", "name", "which"), time_loops.CASES, ids=IDS)
-def test_gradient_is_of_second_order(model, name, which):
-    here, away = problems.taylor_orders(model, which)
-    assert here > 1.95, f"{name}: order {here} where the tape was recorded"
-    assert away > 1.95, f"{name}: order {away} away from there"
-
-
-@pytest.mark.parametrize(("model", "name", "which"), time_loops.CASES, ids=IDS)
-def test_second_derivatives(model, name, which):
-    for order, tangent_error, asymmetry in problems.second_order(model, which):
-        assert order > 2.8, f"{name}: order {order} with the Hessian's action"
-        assert tangent_error < 1e-10, f"{name}: the tangent-linear model is not the gradient's"
-        assert asymmetry < 1e-9, f"{name}: the Hessian is not symmetric"
-
-
-@pytest.mark.parallel([1, 2, 3])
-@pytest.mark.parametrize("model", time_loops.MODELS, ids=lambda m: m.__name__)
-def test_value_and_gradient_do_not_depend_on_ranks(model):
-    value, gradient = problems.value_and_gradient(model, MPI.COMM_WORLD)
-    alone, gradient_alone = problems.value_and_gradient(model, MPI.COMM_SELF)
-    assert value == pytest.approx(alone, rel=1e-10)
-    assert np.linalg.norm(gradient - gradient_alone) < 1e-10 * np.linalg.norm(gradient_alone)
 
 
 def test_the_matrix_is_factorised_once_for_steps_and_training():
@@ -67,7 +40,7 @@ def test_the_matrix_is_factorised_once_for_steps_and_training():
     PETSc.Log.begin()
     continue_annotation()
     net = femnn.MLP(3, 4, 2, seed=1)
-    scheme, _ = time_loops.reaction_diffusion(femnn.StrangSplitting, net, 10)
+    scheme, _ = splitting.reaction_diffusion(femnn.StrangSplitting, net, 10)
     for _ in range(5):
         scheme.step()
     J = femnn.assemble(scheme.solution[0] ** 2 * dx)

@@ -1,12 +1,46 @@
-"""Problems with networks on facets of all kinds of meshes, and of both sides' values."""
+"""Networks on facets of all kinds of meshes, and of both sides' values."""
 
 from firedrake import *
 from mpi4py import MPI
 
 import femnn
-from tests.verification.problems import TIGHT
+from tests.verification.problems.common import TIGHT, controls, square
 
 
+@controls("weights", "field", "time")
+def boundary_law(comm=MPI.COMM_WORLD):
+    """A heat flux as a network of u, x and time, on a part of the boundary."""
+    mesh, V, u, v = square(comm)
+    t = Constant(0.4, name="t")
+    x, y = SpatialCoordinate(mesh)
+    outside = Function(V, name="outside").interpolate(1 + x)
+    net = femnn.MLP(3, 10, 1, output="softplus", seed=1)
+    transfer = femnn.NeuralCoefficient(net, u, y, t, measure=ds)
+    F = (1 + u**2) * inner(grad(u), grad(v)) * dx - 3 * v * dx
+    F += transfer * (u - outside) * v * ds((1, 2))
+    femnn.solve(F == 0, u, DirichletBC(V, 0, 3), solver_parameters=TIGHT)
+    J = femnn.assemble((u - x) ** 4 * dx + 0.1 * transfer**2 * ds)
+    return J, [transfer.weights, outside, t]
+
+
+@controls("weights", "operand")
+def interface_law(comm=MPI.COMM_WORLD):
+    """Discontinuous unknowns coupled by a network of position and of a field on the facets."""
+    mesh = UnitSquareMesh(6, 5, comm=comm)
+    V = FunctionSpace(mesh, "DG", 1)
+    u, v = Function(V, name="u"), TestFunction(V)
+    x, y = SpatialCoordinate(mesh)
+    P = FunctionSpace(mesh, "CG", 1)
+    m = Function(P, name="m").interpolate(x * y)
+    net = femnn.MLP(3, 10, 1, output="softplus", seed=1)
+    stiffness = femnn.NeuralCoefficient(net, x, y, m, measure=dS)
+    F = (1 + u**2) * inner(grad(u), grad(v)) * dx + u * v * dx - 3 * x * v * dx
+    F += 10 * avg(stiffness) * jump(u) * jump(v) * dS
+    femnn.solve(F == 0, u, solver_parameters=TIGHT)
+    return femnn.assemble((u - x) ** 4 * dx), [stiffness.weights, m]
+
+
+@controls("weights", "vector of both gradients", "operand", "constant")
 def interior_law(comm=MPI.COMM_WORLD, quadrilateral=False):
     """Discontinuous unknowns: a stiffness of mean and jump, and a law of both sides' gradients."""
     mesh = UnitSquareMesh(5, 4, quadrilateral=quadrilateral, comm=comm)
@@ -29,11 +63,13 @@ def interior_law(comm=MPI.COMM_WORLD, quadrilateral=False):
     return J, [stiffness.weights, flux.weights, m, c]
 
 
+@controls("weights", "vector of both gradients", "operand", "constant")
 def interior_law_on_quadrilaterals(comm=MPI.COMM_WORLD):
     """The same on quadrilaterals."""
     return interior_law(comm, quadrilateral=True)
 
 
+@controls("weights", "initial")
 def upwind_law(comm=MPI.COMM_WORLD):
     """Transport in time with a learned numerical flux of the upwind and the downwind value."""
     mesh = UnitSquareMesh(5, 4, comm=comm)
@@ -63,6 +99,7 @@ def upwind_law(comm=MPI.COMM_WORLD):
     return J, [flux.weights, start]
 
 
+@controls("weights", "operand", "constant")
 def explicit_interface(comm=MPI.COMM_WORLD):
     """A law of both sides of a known field, evaluated before the solve."""
     mesh = UnitSquareMesh(5, 4, comm=comm)
@@ -81,6 +118,7 @@ def explicit_interface(comm=MPI.COMM_WORLD):
     return femnn.assemble((u - x) ** 4 * dx), [stiffness.weights, m, c]
 
 
+@controls("weights", "operand")
 def boundary_law_on_quadrilaterals(comm=MPI.COMM_WORLD):
     """A heat flux as a network of the surface's temperature, on quadrilaterals of degree 2."""
     mesh = UnitSquareMesh(4, 3, quadrilateral=True, comm=comm)
@@ -96,6 +134,7 @@ def boundary_law_on_quadrilaterals(comm=MPI.COMM_WORLD):
     return femnn.assemble((u - x) ** 4 * dx + 0.1 * transfer**2 * ds), [transfer.weights, outside]
 
 
+@controls("boundaries", "interfaces", "operand")
 def extruded_facets(comm=MPI.COMM_WORLD):
     """Laws on all five kinds of facets of an extruded mesh, with one network for all sides."""
     mesh = ExtrudedMesh(UnitSquareMesh(2, 2, comm=comm), 2)
@@ -116,22 +155,3 @@ def extruded_facets(comm=MPI.COMM_WORLD):
         F += 5 * stiffness("+") * jump(u) * jump(v) * measure
     femnn.solve(F == 0, u, solver_parameters=TIGHT)
     return femnn.assemble((u - x) ** 4 * dx), [transfer.weights, stiffness.weights, m]
-
-
-CASES = [
-    (interior_law, "weights", 0),
-    (interior_law, "vector of both gradients", 1),
-    (interior_law, "operand", 2),
-    (interior_law, "constant", 3),
-    (interior_law_on_quadrilaterals, "weights", 0),
-    (upwind_law, "weights", 0),
-    (upwind_law, "initial", 1),
-    (explicit_interface, "weights", 0),
-    (explicit_interface, "operand", 1),
-    (explicit_interface, "constant", 2),
-    (boundary_law_on_quadrilaterals, "weights", 0),
-    (boundary_law_on_quadrilaterals, "operand", 1),
-    (extruded_facets, "boundaries", 0),
-    (extruded_facets, "interfaces", 1),
-    (extruded_facets, "operand", 2),
-]

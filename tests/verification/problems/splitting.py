@@ -1,4 +1,4 @@
-"""Transient problems with networks, for the tests of splitting, memory and speed."""
+"""Operator splitting: a network's ordinary differential equations between solves."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from firedrake import *
 from mpi4py import MPI
 
 import femnn
-from tests.verification.problems import TIGHT
+from tests.verification.problems.common import TIGHT, controls
 
 
 class Rates(torch.nn.Module):
@@ -37,11 +37,13 @@ def reaction_diffusion(splitting, net, steps, method="rk4", comm=MPI.COMM_WORLD,
     return scheme, start
 
 
+@controls("weights", "initial")
 def lie(comm=MPI.COMM_WORLD, method="rk4"):
     """Lie splitting with a network of field, state and time."""
     return _split(femnn.LieSplitting, comm, method)
 
 
+@controls("weights", "initial")
 def strang(comm=MPI.COMM_WORLD, method="sdirk2"):
     """Strang splitting with an implicit method for the network's part."""
     return _split(femnn.StrangSplitting, comm, method)
@@ -58,6 +60,7 @@ def _split(kind, comm, method):
     return J, [scheme.weights, start]
 
 
+@controls("weights", "operand")
 def lie_at_quadrature_points(comm=MPI.COMM_WORLD):
     """Network and state at quadrature points in two dimensions, a field as operand."""
     mesh = UnitSquareMesh(4, 3, comm=comm)
@@ -77,17 +80,6 @@ def lie_at_quadrature_points(comm=MPI.COMM_WORLD):
     for _ in range(3):
         scheme.step()
     return femnn.assemble((u - 0.5) ** 4 * dx + state**4 * dx(degree=3)), [scheme.weights, m]
-
-
-CASES = [
-    (lie, "weights", 0),
-    (lie, "initial", 1),
-    (strang, "weights", 0),
-    (strang, "initial", 1),
-    (lie_at_quadrature_points, "weights", 0),
-    (lie_at_quadrature_points, "operand", 1),
-]
-MODELS = list(dict.fromkeys(model for model, _, _ in CASES))
 
 
 def final(scheme, steps):
