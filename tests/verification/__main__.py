@@ -27,7 +27,7 @@ def main() -> None:
 
 def row(problem, control: str) -> str:
     here, away = accuracy_of(problem, control)
-    what = problem.__doc__.strip().rstrip(".") if control == problem.controls[0] else ""
+    what = problem.__doc__.splitlines()[0].rstrip(".") if control == problem.controls[0] else ""
     return (
         f"| {what} | {control} "
         f"| {here.gradient:.2f} {away.gradient:.2f} | {max(here.tangent, away.tangent):.0e} "
