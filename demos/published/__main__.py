@@ -2,7 +2,7 @@
 
 Each problem runs in a process of its own that starts with empty kernel caches, so that its
 set-up times are those of a first run.  Results are kept: single problems can be run again, and
-the document is made anew from all results that are there.
+a section of the document whose problem has no results here stays as it is.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 from benchmarks.problem import empty_caches
 from demos.published import framework
@@ -87,25 +88,34 @@ def solve(name: str, setting: str) -> None:
 
 
 def collect() -> None:
-    """Write the document and its figures from all results."""
-    sections, times = [], []
+    """Write the document and its figures; a section without results stays as it is there."""
+    sections = sections_of(DOCUMENT.read_text()) if DOCUMENT.exists() else {}
     for name, problem in PROBLEMS.items():
         path = RESULTS / name / "results.json"
-        if not path.exists():
-            continue
-        results = json.loads(path.read_text())
-        figure = FIGURES / f"published_{name}.png"
-        framework.write_figure(problem, results, figure)
-        picture = f"![{problem.TITLE}]({figure.relative_to(DOCUMENT.parent)})"
-        sections.append(f"## {problem.TITLE}\n\n{problem.report(results)}\n\n{picture}\n")
-        minutes = results["total_seconds"] / 60
-        times.append((problem.TITLE, results["setting"], f"{minutes:.1f}"))
-    total = sum(float(minutes) for *_, minutes in times)
-    versions = f"Firedrake {version('firedrake')}, PyTorch {version('torch')}, one core."
-    overview = framework.table(("problem", "setting", "minutes, all methods"), times)
+        if path.exists():
+            results = json.loads(path.read_text())
+            sections[problem.TITLE] = section(problem, results)
+    written = [sections[p.TITLE] for p in PROBLEMS.values() if p.TITLE in sections]
     with atomic_file(DOCUMENT) as path:
-        last = f"{overview}\n\n{versions} All together: {total:.0f} minutes.\n"
-        path.write_text("\n".join([PREFACE, last, *sections]))
+        path.write_text("\n".join([PREFACE, *written]))
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """The document's sections by title."""
+    parts = [part.rstrip("\n") for part in text.split("\n## ")[1:]]
+    return {part.split("\n")[0]: f"## {part}\n" for part in parts}
+
+
+def section(problem: ModuleType, results: dict) -> str:
+    """One problem's section; draws its figure."""
+    figure = FIGURES / f"published_{problem.NAME}.png"
+    framework.write_figure(problem, results, figure)
+    ran = (
+        f"Setting `{results['setting']}`, {results['total_seconds'] / 60:.1f} minutes of processor "
+        f"time for all methods; Firedrake {version('firedrake')}, PyTorch {version('torch')}."
+    )
+    picture = f"![{problem.TITLE}]({figure.relative_to(DOCUMENT.parent)})"
+    return f"## {problem.TITLE}\n\n{problem.report(results)}\n\n{picture}\n\n{ran}\n"
 
 
 if __name__ == "__main__":

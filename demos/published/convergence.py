@@ -73,7 +73,9 @@ def figure(results: dict) -> plt.Figure:
             errors = [rows[method][error] for rows in results["cases"].values()]
             axis.loglog(h, errors, style, label=method)
         axis.loglog(h, errors[0] * (h / h[0]) ** 2, "k:", label="order 2")
-        axis.set(xlabel="h = 1 / n", ylabel=f"relative $L^2$ error of {name}", title=name)
+        axis.set(xlabel="h", ylabel=f"relative $L^2$ error of {name}", title=name)
+        axis.set_xticks(h, [f"1/{n}" for n in results["settings"]["n"]])
+        axis.minorticks_off()
     axes[0].legend()
     return drawn
 

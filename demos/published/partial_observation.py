@@ -27,7 +27,7 @@ class Settings:
 
 SETTINGS = {
     "paper": Settings(80, 10_000),
-    "short": Settings(40, 150),
+    "short": Settings(40, 100),
     "reduced": Settings(20, 80),
 }
 
@@ -92,22 +92,24 @@ def report(results: dict) -> str:
         **framework.COLUMNS,
     }
     rows = results["rows"]
-    constant = coefficient_error_of_constant()
     return "\n\n".join(
         [
             "k = 1 + 0.5 sin(2πx) sin(2πy), u as before, observed where |x - 0.5| ≤ 0.25 and "
             "|y - 0.5| ≤ 0.15.",
             framework.settings_table(results),
             framework.method_table(rows, columns),
-            f"The best constant k has an error of {constant:.2%}.",
+            f"The best constant k has an error of {best_constant(grid()):.2%}, of "
+            f"{best_constant(grid()[inside(grid())]):.2%} in the box. Outside the box nothing is "
+            "observed: longer training lowers the loss and the error in the box; k and u outside "
+            "are left to the network.",
             framework.verdict({"this problem": rows}),
         ]
     )
 
 
-def coefficient_error_of_constant() -> float:
-    """The error of the best constant."""
-    values = truth(*grid().T)
+def best_constant(points: np.ndarray) -> float:
+    """The error of the best constant at some points."""
+    values = truth(*points.T)
     return float(np.linalg.norm(values - values.mean()) / np.linalg.norm(values))
 
 
