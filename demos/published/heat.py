@@ -232,8 +232,8 @@ def report(results: dict) -> str:
             framework.method_table(results["both"]),
             framework.verdict({"this problem": results["both"]})
             + " In the heat equation that can come early: where a trial step makes k negative, the "
-            "model amplifies rounding without bound. Such a step can also end a training early: its "
-            "huge loss makes the line search return to where it began.",
+            "model amplifies rounding without bound. Such a step can also end a training: its huge "
+            "loss makes the line search return to where it began.",
         ]
     )
 

@@ -97,13 +97,15 @@ def test_noise_wants_the_penalty():
 
 
 def test_partial_observation():
-    """k is found where u is observed, far better than by a constant."""
+    """In the box u is matched to a per cent, and k is nearer than the best constant."""
     problem, points = Poisson(20, partial_observation.truth), grid()
     net = network(6)
     box = points[partial_observation.inside(points)]
-    trained(problem, partial_observation.misfit(problem), net, 800)
+    result, _ = trained(problem, partial_observation.misfit(problem), net, 400)
+    size = len(box) / len(points) * np.mean(np.prod(np.sin(np.pi * box) ** 2, axis=1))
+    assert (result.loss / size) ** 0.5 < 0.01
     constant = partial_observation.best_constant(box)
-    assert coefficient_error(net, partial_observation.truth, box) < 0.6 * constant
+    assert coefficient_error(net, partial_observation.truth, box) < 0.75 * constant
 
 
 def test_calderon():
