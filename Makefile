@@ -1,9 +1,10 @@
 # Every target sets up what it needs. Variables: PYTHON (3.11 or newer), FEMNN_ENV (where the
-# environment lies), RANKS, PYTEST_ARGS, DEMO.
+# environment lies), RANKS, PYTEST_ARGS, DEMO, REPRODUCE.
 PYTHON ?= python3
 RANKS ?= 2 3
 PYTEST_ARGS ?= -n 2
 DEMO ?= nonlinear_poisson
+REPRODUCE ?=
 OUTPUT ?= output
 
 # Runs may be by root in a container, and with more ranks than cores; the library sets none of these.
@@ -17,7 +18,7 @@ ENV = $(shell $(INSTALL) path)
 RUN = PYTHONPATH="$(CURDIR)" "$(ENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-path demo test bench lint doctor clean
+.PHONY: help env env-path demo reproduce test bench lint doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +31,9 @@ env-path: ## Print the environment's folder
 
 demo: env ## Run a demo, figures go to output/ (DEMO=name picks one)
 	@$(RUN) demos/$(DEMO).py --output $(OUTPUT)/$(DEMO)
+
+reproduce: env ## Solve the published problems, write docs/reproduction.md (REPRODUCE="--only heat" picks)
+	@$(RUN) -m demos.published $(REPRODUCE)
 
 test: env ## Run all tests, on 1, 2 and 3 ranks
 	@PYTHON="$(ENV)/bin/python" RANKS="$(RANKS)" LOGS="$(OUTPUT)/tests" tests/run.sh $(PYTEST_ARGS)

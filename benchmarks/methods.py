@@ -4,7 +4,6 @@ Each method has ``value(w)`` and ``gradient()``: the misfit at weights ``w``, an
 with respect to all weights there.
 """
 
-import numpy as np
 import torch
 from firedrake import *
 from firedrake import dmhooks
@@ -13,6 +12,7 @@ from firedrake.assemble import get_assembler
 
 import femnn
 from benchmarks.problem import DEGREE, OPTIONS, discretise, network
+from benchmarks.written_out import WrittenOutNetwork
 
 
 class WithFemnn:
@@ -50,45 +50,20 @@ class WrittenOut:
         get_working_tape().clear_tape()
         u, v, bc, observed = discretise(n)
         continue_annotation()
-        mesh, layers = u.function_space().mesh(), []
-        for layer in network().layers:
-            if isinstance(layer, torch.nn.Linear):
-                W = Function(TensorFunctionSpace(mesh, "DG", 0, shape=tuple(layer.weight.shape)))
-                b = Function(VectorFunctionSpace(mesh, "DG", 0, dim=layer.out_features))
-                layers.append((W, b))
-        self.fields = [field for layer in layers for field in layer]
-        self.sizes = [int(np.prod(f.ufl_shape)) for f in self.fields]
-        self._set(self.fields, femnn.Weights.of(network()).vector)
-        F = self._law(layers, u) * inner(grad(u), grad(v)) * dx(degree=DEGREE) - 10 * v * dx
+        self.network = WrittenOutNetwork(network(), u.function_space().mesh())
+        F = self.network(u) * inner(grad(u), grad(v)) * dx(degree=DEGREE) - 10 * v * dx
         problem = NonlinearVariationalProblem(F, u, bc)
         NonlinearVariationalSolver(problem, solver_parameters=OPTIONS).solve()
         J = assemble(0.5 * (u - observed) ** 2 * dx)
         pause_annotation()
-        self.Jhat = ReducedFunctional(J, [Control(f) for f in self.fields])
+        self.Jhat = ReducedFunctional(J, self.network.controls())
         set_working_tape(Tape())
 
-    @staticmethod
-    def _law(layers, u):
-        x = as_vector([u])
-        for W, b in layers[:-1]:
-            y = dot(W, x) + b
-            x = as_vector([tanh(y[i]) for i in range(len(y))])
-        W, b = layers[-1]
-        return ln(1 + exp((dot(W, x) + b)[0]))
-
-    def _set(self, fields, w):
-        with stop_annotating():
-            for field, values in zip(fields, np.split(w, np.cumsum(self.sizes)[:-1]), strict=True):
-                field.dat.data_wo[...] = values.reshape(field.ufl_shape)
-
     def value(self, w):
-        fields = [Function(f.function_space()) for f in self.fields]
-        self._set(fields, w)
-        return float(self.Jhat(fields))
+        return float(self.Jhat(self.network.at(w)))
 
     def gradient(self):
-        parts = [d.dat.data_ro.sum(axis=0).ravel() for d in self.Jhat.derivative()]
-        return np.concatenate(parts)
+        return self.network.vector(self.Jhat.derivative())
 
 
 class ByHand:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,9 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run_fresh(module, *args):
-    """Run a benchmark module in a process with empty kernel caches; its printed JSON line."""
+@contextmanager
+def empty_caches():
+    """The environment of a process that starts with empty kernel caches."""
     with tempfile.TemporaryDirectory() as folder:
         caches = {
             "PYOP2_CACHE_DIR": f"{folder}/pyop2",
@@ -63,7 +65,13 @@ def run_fresh(module, *args):
         }
         for path in caches.values():
             Path(path).mkdir()
-        return run_module(module, *args, **caches)
+        yield {**os.environ, **caches}
+
+
+def run_fresh(module, *args):
+    """Run a benchmark module in a process with empty kernel caches; its printed JSON line."""
+    with empty_caches() as environment:
+        return run_module(module, *args, **environment)
 
 
 def run_module(module, *args, **environment):
