@@ -56,7 +56,7 @@ def quadrilaterals(comm=MPI.COMM_WORLD):
 def tetrahedra(comm=MPI.COMM_WORLD):
     """P2 on tetrahedra.
 
-    Higher rules there are not symmetric: what they integrate inexactly depends on the cells'
+    Some higher rules there are not symmetric: what they integrate inexactly depends on the cells'
     numbering, and so on the ranks.
     """
     return diffusion(FunctionSpace(UnitCubeMesh(3, 1, 1, comm=comm), "CG", 2), degree=2)
