@@ -86,8 +86,27 @@ def test_boundary_law(demo, tmp_path):
     assert constant / np.linalg.norm(module.truth(T)) > 0.5
 
 
+def test_encoder_and_law(demo, tmp_path):
+    """Law and encoder are recovered together; neither alone explains the data."""
+    module = demo("encoder_and_law")
+    numbers = module.main(["--output", str(tmp_path), "--cells", "8", "--iterations", "60"])
+    check_files(tmp_path, numbers, {"network": 1, "encoder": 1})
+    runs = numbers["runs"]
+    assert runs["both"]["loss"] < 0.05 * runs["encoder only"]["loss"]
+    assert runs["both"]["loss"] < 0.05 * runs["law only"]["loss"]
+    assert runs["both"]["kappa_error"] < 0.2
+    assert runs["both"]["theta_error"] < 0.2
+
+
 @pytest.mark.parametrize(
-    "name", ["nonlinear_poisson", "coefficient_field", "hyperelasticity", "boundary_law"]
+    "name",
+    [
+        "nonlinear_poisson",
+        "coefficient_field",
+        "hyperelasticity",
+        "boundary_law",
+        "encoder_and_law",
+    ],
 )
 @pytest.mark.parametrize(
     ("option", "value", "wanted"),

@@ -1,10 +1,15 @@
 """Penalties on laws: their derivatives, and that they do what they are for."""
 
+import contextlib
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from firedrake import *
 from firedrake.adjoint import *
+from pyadjoint import AdjFloat
 
 import femnn
 from tests.verification.problems import second_order, taylor_orders
@@ -181,3 +186,35 @@ def test_a_penalty_makes_a_law_monotone():
     assert (np.maximum.accumulate(free) - free).max() > 0.1 * span
     assert (np.maximum.accumulate(monotone) - monotone).max() < 0.01 * span
     assert monotone[-1] - monotone[0] > 0.5 * span, "still a law of the data, not a constant"
+
+
+def test_the_documentations_lines():
+    """Each line of the page runs, and adds something to the functional and to its gradient."""
+    page = (Path(__file__).parents[2] / "docs" / "regularisation.md").read_text()
+    lines = page.split("```python\n")[1].split("```")[0].splitlines()
+    assert len(lines) == len(PENALTIES)
+    for line in lines:
+        get_working_tape().clear_tape()
+        record = model("implicit", "size")
+        continue_annotation()
+        record()
+        names = {**globals(), "kappa": record.kappa, "J": AdjFloat(0.0)}
+        exec(line, names)
+        pause_annotation()
+        J = names["J"]
+        assert J > 0, line
+        assert ReducedFunctional(J, Control(record.kappa.weights)).derivative().vector.any(), line
+
+
+def test_a_penalty_on_the_whole_range_of_an_operand():
+    """The same network on a mesh of its operand's range shares the weights."""
+    record = model("implicit", "size")
+    continue_annotation()
+    J, (weights,) = record()
+    z = SpatialCoordinate(IntervalMesh(50, -1.0, 1.0))[0]
+    J += femnn.assemble(max_value(-femnn.NeuralCoefficient(record.kappa.net, z), 0) ** 2 * dx)
+    pause_annotation()
+    with contextlib.redirect_stdout(io.StringIO()):
+        direction = weights.like(np.random.default_rng(0).standard_normal(len(weights)))
+        Jhat = ReducedFunctional(J, Control(weights))
+        assert taylor_test(Jhat, weights.like(weights.vector), direction) > 1.95
