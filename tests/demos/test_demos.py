@@ -133,12 +133,25 @@ def test_advection_diffusion_takes_other_solvers(demo):
         assert fd.errornorm(u, same) < 1e-8 * fd.norm(u)
 
 
+def test_encoder_and_law(demo, tmp_path):
+    """Law and encoder are recovered together; neither alone explains the data."""
+    module = demo("encoder_and_law")
+    numbers = module.main(["--output", str(tmp_path), "--cells", "8", "--iterations", "60"])
+    check_files(tmp_path, numbers, {"network": 1, "encoder": 1})
+    runs = numbers["runs"]
+    assert runs["both"]["loss"] < 0.05 * runs["encoder only"]["loss"]
+    assert runs["both"]["loss"] < 0.05 * runs["law only"]["loss"]
+    assert runs["both"]["kappa_error"] < 0.2
+    assert runs["both"]["theta_error"] < 0.2
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "advection_diffusion",
         "boundary_law",
         "coefficient_field",
+        "encoder_and_law",
         "hyperelasticity",
         "nonlinear_poisson",
     ],

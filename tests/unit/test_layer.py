@@ -1,8 +1,11 @@
 """PDELayer: the tape as a torch module."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from checkpoint_schedules import Revolve
 from firedrake import *
 from firedrake.adjoint import *
 
@@ -73,25 +76,6 @@ def test_parameters_are_those_of_the_network_inside():
     assert layer() < before
 
 
-def test_an_encoder_outside_and_a_network_inside_train_together():
-    _, u, kappa, f, c = recorded()
-    layer = femnn.PDELayer(ReducedFunctional(u, [Control(kappa.weights), Control(f)]))
-    with torch.no_grad():
-        wanted = 1.5 * layer(tensors(f, c)[1])
-    encoder = torch.nn.Linear(1, len(wanted), dtype=torch.float64)
-    model = torch.nn.ModuleList([encoder, layer])
-    optimiser = torch.optim.Adam(model.parameters(), lr=5e-2)
-    attribute = torch.ones(1, dtype=torch.float64)
-    losses = []
-    for _ in range(60):
-        optimiser.zero_grad()
-        loss = ((layer(10 + encoder(attribute)) - wanted) ** 2).sum()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 1e-2 * losses[0]
-
-
 def test_double_backward_says_that_it_does_not_work():
     J, _, kappa, f, c = recorded()
     layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f)]))
@@ -110,6 +94,225 @@ def test_wrong_inputs_are_named():
         layer(torch.zeros(3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex128])
+def test_inputs_that_are_not_floating_are_refused(dtype):
+    J, _, _, f, _ = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, Control(f)))
+    with pytest.raises(TypeError, match=r"convert it with \.double\(\)"):
+        layer(torch.full((25,), 10, dtype=dtype))
+
+
+@pytest.mark.parametrize("between", ["a failed solve", "another layer", "the functional"])
+def test_the_tape_may_run_elsewhere_before_the_backward(between):
+    J, _, kappa, f, c = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f), Control(c)]))
+    a, b, k = tensors(f, c)
+    loss = layer(a, k)
+    (wanted,) = torch.autograd.grad(loss, a, retain_graph=True)
+    if between == "a failed solve":
+        with pytest.raises(ConvergenceError):
+            layer(b, torch.full_like(k, torch.nan))
+    elif between == "another layer":
+        femnn.PDELayer(ReducedFunctional(J, Control(f)))(b)
+    else:
+        other = Function(f.function_space()).assign(20.0)
+        layer.Jhat([kappa.weights.like(kappa.weights.vector), other, Constant([3.0, 0.0])])
+    (found,) = torch.autograd.grad(loss, a)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+
+
+def test_several_forwards_on_a_tape_with_checkpoints():
+    """The same gradients as on a plain tape, though it holds one evaluation only."""
+    results = []
+    for schedule in (None, Revolve(6, 2)):
+        tape = get_working_tape()
+        tape.clear_tape()
+        continue_annotation()
+        if schedule is not None:
+            tape.enable_checkpointing(schedule)
+        V = FunctionSpace(UnitIntervalMesh(6), "CG", 1)
+        u, un, v, f = Function(V), Function(V), TestFunction(V), Function(V).assign(3.0)
+        kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus"), u)
+        F = (u - un) / 0.1 * v * dx + kappa * inner(grad(u), grad(v)) * dx - f * v * dx
+        problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, "on_boundary"))
+        solver = femnn.NeuralVariationalSolver(problem, solver_parameters=TIGHT)
+        J = 0
+        for _ in tape.timestepper(iter(range(6))):
+            solver.solve()
+            un.assign(u)
+            J = J + femnn.assemble(u**2 * dx)
+        pause_annotation()
+        layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f)]))
+        a, b = (torch.full((7,), s, dtype=torch.float64, requires_grad=True) for s in (4.0, 6.0))
+        (layer(a) * layer(b)).backward()
+        results.append([a.grad, b.grad, *(p.grad for p in layer.parameters())])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-13)
+
+
+def test_float32_inputs_give_float32():
+    J, u, kappa, f, c = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f)]))
+    exact, _, _ = tensors(f, c)
+    single = exact.detach().float().requires_grad_(True)
+    loss, wanted = layer(single), layer(exact)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    inside = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    wanted.backward()
+    assert single.grad.dtype == torch.float32
+    torch.testing.assert_close(single.grad.double(), exact.grad, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(inside, [p.grad for p in layer.parameters()], rtol=1e-6, atol=0)
+    assert {g.dtype for g in inside} == {torch.float64}
+    field = femnn.PDELayer(ReducedFunctional(u, [Control(kappa.weights), Control(f)]))
+    assert field(single).dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_values_and_gradients_come_back_to_the_inputs_device():
+    J, _, kappa, f, c = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f)]))
+    host = tensors(f, c)[0]
+    device = host.detach().cuda().requires_grad_(True)
+    loss = layer(device)
+    assert loss.is_cuda
+    loss.backward()
+    layer(host).backward()
+    assert device.grad.is_cuda
+    torch.testing.assert_close(device.grad.cpu(), host.grad)
+
+
+def test_inputs_without_values_are_refused():
+    """A tensor on torch's meta device goes the way of any device's, and has nothing to copy."""
+    J, _, _, f, _ = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, Control(f)))
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        layer(torch.empty(25, dtype=torch.float64, device="meta"))
+
+
+def test_without_gradients():
+    J, _, kappa, f, c = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f)]))
+    a = tensors(f, c)[0]
+    with torch.no_grad():
+        loss = layer(a)
+    assert not loss.requires_grad
+    assert loss == layer(a).detach()
+
+
+def test_frozen_weights_get_no_gradient():
+    J, _, kappa, f, c = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f)]))
+    layer.requires_grad_(False)
+    a = tensors(f, c)[0]
+    layer(a).backward()
+    assert a.grad.any()
+    assert all(p.grad is None for p in layer.parameters())
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_state_dict_round_trip_of_a_model(tmp_path, assign):
+    J, _, kappa, f, _ = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f)]))
+    encoder = torch.nn.Linear(2, 25, dtype=torch.float64)
+    model = torch.nn.Sequential(encoder, layer)
+    attributes = torch.tensor([0.5, 20.0], dtype=torch.float64)
+    before = model(attributes).detach()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.3
+    assert abs(model(attributes) - before) > 1e-3 * before
+    model.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), assign=assign)
+    torch.testing.assert_close(model(attributes).detach(), before, rtol=1e-10, atol=0)
+    assert all(p is q for p, q in zip(layer.parameters(), kappa.net.parameters(), strict=True))
+
+
+def test_a_layer_is_not_copied():
+    J, _, kappa, _, _ = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, Control(kappa.weights)))
+    with pytest.raises(TypeError, match="PDELayer: cannot be copied or pickled"):
+        copy.deepcopy(torch.nn.Sequential(layer))
+
+
+def test_functional_transforms():
+    """vmap takes samples one by one; what is not possible says so."""
+    J, _, kappa, f, c = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f), Control(c)]))
+    a, b, k = tensors(f, c)
+    k = k.detach()
+    samples = torch.stack([a, b], dim=1).detach().requires_grad_(True)
+    torch.vmap(lambda x: layer(x, k), in_dims=1)(samples).square().sum().backward()
+    together = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad()
+    (layer(a, k) ** 2 + layer(b, k) ** 2).backward()
+    torch.testing.assert_close(samples.grad, torch.stack([a.grad, b.grad], 1), rtol=1e-10, atol=0)
+    wanted = [p.grad for p in layer.parameters()]
+    torch.testing.assert_close(together, wanted, rtol=1e-10, atol=1e-14)
+    loss = lambda x: layer(x, k)  # noqa: E731
+    torch.testing.assert_close(
+        torch.func.grad(lambda x: loss(x) ** 2)(a.detach()), a.grad, rtol=1e-10, atol=0
+    )
+    with pytest.raises(RuntimeError, match="vmap over a gradient is not possible"):
+        torch.vmap(torch.func.grad(loss), in_dims=1)(samples.detach())
+    with pytest.raises(NotImplementedError, match="forward mode"):
+        torch.func.jvp(loss, (a.detach(),), (b.detach(),))
+
+
+def test_functional_call_with_other_weights():
+    J, _, kappa, f, c = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f)]))
+    a = tensors(f, c)[0].detach()
+    other = {name: (p + 0.1).detach().requires_grad_() for name, p in layer.named_parameters()}
+    loss = torch.func.functional_call(layer, other, (a,))
+    grads = torch.autograd.grad(loss, list(other.values()))
+    with torch.no_grad():
+        for p in layer.parameters():
+            p += 0.1
+    wanted = torch.autograd.grad(layer(a), list(layer.parameters()))
+    torch.testing.assert_close(grads, wanted, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parallel([2, 3])
+def test_ranks_that_differ_are_an_error_on_all():
+    J, _, kappa, f, c = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(kappa.weights), Control(f), Control(c)]))
+    a, _, k = tensors(f, c)
+    rank = COMM_WORLD.rank
+    with pytest.raises(RuntimeError, match="weights or Constants differ between ranks"):
+        layer(a, k + rank)
+    with pytest.raises(RuntimeError, match="the factors of the loss differ between ranks"):
+        (layer(a, k) * (1 + rank)).backward()
+    with pytest.raises((ValueError, RuntimeError), match=r"wanted|another rank got wrong inputs"):
+        layer(a[:-1] if rank else a, k)
+    with torch.no_grad():
+        next(iter(layer.parameters())).add_(rank)
+    with pytest.raises(RuntimeError, match="weights or Constants differ between ranks"):
+        layer(a, k)
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_a_field_and_networks_outside_do_not_depend_on_ranks():
+    """Each rank has its part of the loss; gradients outside are summed, those inside are not."""
+    results = []
+    for comm in (COMM_WORLD, COMM_SELF):
+        get_working_tape().clear_tape()
+        _, u, kappa, f, _ = recorded(comm)
+        layer = femnn.PDELayer(ReducedFunctional(u, [Control(kappa.weights), Control(f)]))
+        X = Function(VectorFunctionSpace(f.function_space().mesh(), "CG", 1))
+        X.interpolate(SpatialCoordinate(X.function_space().mesh()))
+        places = torch.tensor(X.dat.data_ro.copy())
+        encoder = femnn.MLP(2, 4, 1, seed=3)
+        loss = ((layer(10 + encoder(places)[:, 0]) - places[:, 0]) ** 2).sum()
+        loss.backward()
+        outside = np.concatenate([p.grad.numpy().ravel() for p in encoder.parameters()])
+        outside = comm.allreduce(outside)
+        inside = np.concatenate([p.grad.numpy().ravel() for p in layer.parameters()])
+        results.append((comm.allreduce(loss.item()), outside, inside))
+    for found, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-11)
+
+
 @pytest.mark.parallel([1, 2, 3])
 def test_values_and_gradients_do_not_depend_on_ranks():
     results = []
@@ -122,7 +325,7 @@ def test_values_and_gradients_do_not_depend_on_ranks():
         loss.backward()
         total = comm.allreduce(float(a.grad.sum()))
         weights = np.concatenate([p.grad.numpy().ravel() for p in layer.parameters()])
-        results.append((float(loss), total, weights))
+        results.append((loss.item(), total, weights))
     (loss, total, weights), (loss_alone, total_alone, weights_alone) = results
     assert loss == pytest.approx(loss_alone, rel=1e-10)
     assert total == pytest.approx(total_alone, rel=1e-9)
