@@ -20,6 +20,8 @@ from ufl.algorithms.apply_derivatives import apply_derivatives
 from ufl.algorithms.apply_restrictions import apply_restrictions
 
 from femnn.evaluation import PointEvaluator
+from femnn.mirrors import CoordinateState
+from femnn.parallel import all_ranks
 
 FACETS = {
     "exterior_facet": "ds",
@@ -49,7 +51,8 @@ class PointSet:
     chosen
         Indices of the points among those that this rank owns; ``None`` for all.
     weights
-        The rule's weights at the chosen points, with the facets' size; ``None`` but for facets.
+        Gives the rule's weights at the chosen points, with the facets' present size; ``None`` but
+        for facets.
     """
 
     mesh: Any
@@ -57,7 +60,7 @@ class PointSet:
     integral_type: str
     degree: int | None = None
     chosen: np.ndarray | None = None
-    weights: np.ndarray | None = None
+    weights: Callable[[], np.ndarray] | None = None
 
     @classmethod
     @no_annotations
@@ -66,10 +69,8 @@ class PointSet:
         if integral_type == "cell":
             return cls(mesh, _cell_rule(mesh.ufl_cell(), degree), integral_type, degree)
         at = cls(mesh, _facet_element(mesh, degree, integral_type), integral_type, degree)
-        weights = fd.assemble(at._restricted(fd.TestFunction(at.space())) * at._measure)
-        weights = weights.dat.data_ro
-        chosen = np.flatnonzero(weights)
-        return replace(at, chosen=chosen, weights=weights[chosen])
+        weights = _FacetWeights(mesh, at._restricted(fd.TestFunction(at.space())) * at._measure)
+        return replace(at, chosen=weights.chosen, weights=weights)
 
     @classmethod
     def of_nodes(cls, space: Any) -> PointSet:
@@ -150,7 +151,7 @@ class PointSet:
         def rows() -> np.ndarray:
             evaluate()
             found = self.rows(target)
-            return found if self.weights is None else found / self.weights[:, None]
+            return found if self.weights is None else found / self.weights()[:, None]
 
         return rows
 
@@ -183,7 +184,7 @@ class PointSet:
 
         def carry(cotangent: np.ndarray) -> fd.Cofunction:
             weights = self.weights
-            self.fill(at_points, cotangent if weights is None else cotangent / weights[:, None])
+            self.fill(at_points, cotangent if weights is None else cotangent / weights()[:, None])
             result.zero()
             evaluate()
             return result
@@ -199,6 +200,28 @@ class PointSet:
     def _restricted(self, value: Any) -> Any:
         """A field at the points in an integral; it is the same on both sides of a facet."""
         return value("+") if self.between_cells else value
+
+
+class _FacetWeights:
+    """Integrals of points' test functions, found again where the mesh has moved."""
+
+    def __init__(self, mesh: Any, form: ufl.Form):
+        self._mesh, self._form = mesh, form
+        self._moved = CoordinateState(mesh)
+        self._state: int | None = None
+        self.chosen = np.flatnonzero(self._assembled())
+        self._weights = np.empty(0)
+
+    def __call__(self) -> np.ndarray:
+        """The weights of the chosen points.  Collective."""
+        state = self._moved()
+        if not all_ranks(self._mesh.comm, self._state == state):
+            self._weights, self._state = self._assembled()[self.chosen], state
+        return self._weights
+
+    @no_annotations
+    def _assembled(self) -> np.ndarray:
+        return fd.assemble(self._form).dat.data_ro
 
 
 def _facet_element(mesh: Any, degree: int, integral_type: str) -> Any:

@@ -69,6 +69,17 @@ def test_residual_and_tangent_equal_the_written_out_network(name, which):
     assert relative(found.petscmat[:, :], expected.petscmat[:, :]) < 1e-12
 
 
+def test_a_mesh_that_has_moved():
+    mesh = UnitSquareMesh(3, 2)
+    x, y = SpatialCoordinate(mesh)
+    u = Function(FunctionSpace(mesh, "CG", 1)).interpolate(x + y)
+    net = femnn.MLP(1, 3, 1, seed=1)
+    kappa = femnn.NeuralCoefficient(net, u, measure=ds, degree=3)
+    mesh.coordinates.interpolate(as_vector([2 * x, y * (1 + x)]))
+    expected = assemble(femnn.to_ufl(net, u)[0] * ds(degree=3))
+    assert femnn.assemble(kappa * ds) == pytest.approx(expected, rel=1e-12)
+
+
 def test_operands_that_jump_must_say_their_side():
     u = Function(FunctionSpace(UnitSquareMesh(2, 2), "DG", 1))
     with pytest.raises(ValueError, match=r"must be restricted. Write u\('\+'\), u\('-'\), avg"):
