@@ -1,0 +1,82 @@
+"""The monodomain demo: the membrane's law, the scheme that data come from, what is learned."""
+
+import importlib
+import json
+from pathlib import Path
+
+import firedrake as fd
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+import femnn
+
+DEMOS = Path(__file__).parents[2] / "demos"
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """Import a demo's module by its name, as Python does when the demo is run as a script."""
+    monkeypatch.syspath_prepend(str(DEMOS))
+    return importlib.import_module
+
+
+def rates_of_1952(t, y, stimulus):
+    """Hodgkin and Huxley's equations in their own sign: V is negative where excited."""
+    V, m, h, n = -(y[0] + 75), *y[1:]
+    a_m, b_m = 0.1 * (V + 25) / (np.exp((V + 25) / 10) - 1), 4 * np.exp(V / 18)
+    a_h, b_h = 0.07 * np.exp(V / 20), 1 / (np.exp((V + 30) / 10) + 1)
+    a_n, b_n = 0.01 * (V + 10) / (np.exp((V + 10) / 10) - 1), 0.125 * np.exp(V / 80)
+    inward = 120 * m**3 * h * (V + 115) + 36 * n**4 * (V - 12) + 0.3 * (V + 10.613)
+    gates = [a_m * (1 - m) - b_m * m, a_h * (1 - h) - b_h * h, a_n * (1 - n) - b_n * n]
+    return [inward + stimulus(t), *gates]
+
+
+def course_of_a_cell(demo, end):
+    """The stimulated cell by an adaptive method of high order: the times and (v, m, h, n)."""
+    rest = [-75, *demo("hodgkin_huxley").resting_gates()]
+    pieces, y = [np.array([rest]).T], rest
+    for begin, until, strength in ((0, 3, 0), (3, 4, 100), (4, end, 0)):
+        times = np.arange(round(begin / 0.1) + 1, round(until / 0.1) + 1) * 0.1
+        found = solve_ivp(
+            rates_of_1952,
+            (begin, until),
+            y,
+            method="DOP853",
+            t_eval=np.minimum(times, until),
+            rtol=1e-10,
+            atol=1e-10,
+            args=(lambda t, strength=strength: strength,),
+        )
+        pieces.append(found.y)
+        y = found.y[:, -1]
+    return np.concatenate(pieces, axis=1).T
+
+
+def test_exact_law_gives_the_course_of_a_cell(demo):
+    """All nodes stimulated, so that nothing diffuses: both schemes, and their orders in time."""
+    module = demo("monodomain")
+    everywhere = module.Protocol(lambda x, y: np.full_like(x, True), begin=3.0, end=10.0)
+    expected = course_of_a_cell(demo, 10.0)
+    law = demo("hodgkin_huxley").Membrane()
+    assert expected[:, 0].max() > 20  # an action potential
+    for fine, bound in ((True, 2e-3), (False, 3e-2)):
+        tissue = module.Tissue(fd.UnitSquareMesh(2, 2), law, fine=fine)
+        found = tissue.record(everywhere, 10.0)
+        assert found.shape == (101, 9, 4)
+        assert np.ptp(found, axis=1).max() < 1e-9
+        error = np.abs(found[:, 0] - expected) / [115, 1, 1, 1]
+        assert error.max() < bound
+
+
+def test_law_has_no_hole_where_a_rate_is_a_limit(demo):
+    """The gates' rates are smooth where numerator and denominator vanish together."""
+    module = demo("hodgkin_huxley")
+    u = torch.tensor([10.0, 10 + 1e-6, 25.0, 25 + 1e-6], dtype=torch.float64, requires_grad=True)
+    opening, _ = module.gate_rates(u)
+    assert opening[2, 0].item() == pytest.approx(0.1)
+    assert opening[0, 2].item() == pytest.approx(1.0)
+    assert torch.allclose(opening[:, ::2], opening[:, 1::2], rtol=1e-6)
+    (slope,) = torch.autograd.grad(opening.sum(), u)
+    assert torch.allclose(slope[::2], slope[1::2], rtol=1e-5)
