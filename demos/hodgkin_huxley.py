@@ -87,8 +87,7 @@ class SkipNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = nn.ModuleList(
-                nn.Linear(a, b, dtype=torch.float64)
-                for a, b in pairwise(widths)
+                nn.Linear(a, b, dtype=torch.float64) for a, b in pairwise(widths)
             )
         with torch.no_grad():
             for layer in self.layers:

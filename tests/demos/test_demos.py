@@ -153,6 +153,7 @@ def test_encoder_and_law(demo, tmp_path):
         "coefficient_field",
         "encoder_and_law",
         "hyperelasticity",
+        "monodomain",
         "nonlinear_poisson",
     ],
 )

@@ -80,3 +80,27 @@ def test_law_has_no_hole_where_a_rate_is_a_limit(demo):
     assert torch.allclose(opening[:, ::2], opening[:, 1::2], rtol=1e-6)
     (slope,) = torch.autograd.grad(opening.sum(), u)
     assert torch.allclose(slope[::2], slope[1::2], rtol=1e-5)
+
+
+def test_networks_learn_the_membrane(demo, tmp_path):
+    """A wave in a small piece of tissue; all files are written and hold what was learned."""
+    module = demo("monodomain")
+    sizes = ["--cells", "5", "--side", "8.33", "--end", "12", "--test-end", "10"]
+    work = ["--rates", "800", "--intervals", "6", "--iterations", "4"]
+    numbers = module.main(["--output", str(tmp_path), *sizes, *work])
+    assert json.loads((tmp_path / "results.json").read_text()) == numbers
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    tissue = numbers["trainings"]["tissue"]
+    assert tissue["loss"] < tissue["initial_loss"] < 1e-5
+    errors = numbers["errors"]
+    for case, nodes in (("training", 30), ("test", 36)):
+        assert errors[f"networks, {case}"]["activated"] == nodes
+        assert errors[f"networks, {case}"]["missed"] <= 3
+        assert errors[f"networks, {case}"]["v"] < 0.3
+        assert errors[f"networks, {case}"]["activation"] < 0.25
+        assert errors[f"true membrane, same scheme, {case}"]["v"] < 0.1
+    laws = demo("hodgkin_huxley")
+    net = femnn.load(tmp_path / "network.safetensors", into=laws.LearnedMembrane())
+    rest = torch.tensor([[laws.REST, *laws.resting_gates(), 0.0]], dtype=torch.float64)
+    with torch.no_grad():
+        assert abs(net(rest)[0, 0].item()) < 3  # mV/ms, 250 at most in the wave
