@@ -9,7 +9,8 @@ The setting is that of S. K. Mitusch, S. W. Funke, M. Kuchta, Hybrid FEM-NN mode
 446 (2021): 15 x 15 cells, P1; 100 mV/ms at one corner node from t = 3 to 4, to t = 30; networks
 4-16-16-16-1 and 4-16-16-16-3; an explicit Euler step of 0.01 for the membrane and an implicit one
 for diffusion; observations each 0.1, from which the model starts again each time; torch's L-BFGS.
-The test is a finer mesh, with crossed diagonals, whose middle is stimulated each 25 ms to t = 100.
+The test is a finer mesh, with crossed diagonals, whose middle is stimulated each 25 ms, to
+t = 100; by default to t = 50 here.
 
 Four things differ.  They observe v alone and let the states start at zero, as the network's own;
 here v, m, h and n are observed, and the model starts again from all of them.  Their data come from
@@ -29,6 +30,12 @@ but the stimulus; of v as it is, counted from zero, they are a quarter of that. 
 the time at which v passes -35 mV, missed or extra are nodes where only one of both runs does.  The
 errors stand next to those of the true membrane with the model's scheme, which is what its step
 costs: the wave runs at another speed, and a small difference of speed is a large one of v.
+
+With the default sizes the networks carry the wave, at a speed that is not yet right: the error of v
+is 58 %, 13 % counted from zero, the activation 0.5 ms late or early on average, of 27 ms that the
+wave takes; in the test 31 %, 9 % and 0.2 ms.  With the true membrane it is 13 % and 6 %.  After the
+first stage alone the error in training was 34 %: the second lowers the misfit after an interval,
+which is not yet the speed of the wave.
 """
 
 import common
@@ -123,7 +130,7 @@ def _draw_courses(panel, found: dict[str, np.ndarray]) -> None:
             times = OBSERVED * np.arange(len(v))
             label = name if node == 0 else None
             panel.plot(times, v, style, color=colour, label=label)
-    panel.legend(loc="upper right")
+    panel.legend(loc="center", fontsize=8)
 
 
 def options():
@@ -133,7 +140,7 @@ def options():
         "rates": (0, 1500, "L-BFGS iterations in the first stage"),
         "intervals": (1, 30, "intervals between observations in the second stage"),
         "end": (5, round(CORNER.end), "end of training in ms"),
-        "test-end": (10, round(CENTRE.end), "end of the test in ms"),
+        "test-end": (10, 50, "end of the test in ms"),
     }
     for name, (lower, usual, text) in counts.items():
         parser.add_argument(f"--{name}", type=common.at_least(lower), default=usual, help=text)
