@@ -50,7 +50,7 @@ class PointwiseBlock(Block):
         raise NotImplementedError
 
     def prepare_recompute_component(self, inputs: list, relevant_outputs: list) -> np.ndarray:
-        return self.map.evaluator.value(self.map.load(inputs[1:]), inputs[0].vector)
+        return self.map.values(self.map.load(inputs[1:]), inputs[0].vector)
 
     def recompute_component(
         self, inputs: list, block_variable: Any, idx: int, prepared: np.ndarray

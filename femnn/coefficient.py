@@ -192,7 +192,7 @@ class NeuralCoefficient(fd.Function):
         if not all_ranks(self.mesh.comm, self._state == state):
             inputs = self.map.load()
             self.weights.check(self.weights.vector)
-            self.at.fill(self.topological, self.evaluator.value(inputs))
+            self.at.fill(self.topological, self.map.values(inputs))
             self.__dict__["_state"] = state
         return self
 

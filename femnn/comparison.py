@@ -11,6 +11,7 @@ import firedrake as fd
 import numpy as np
 from pyadjoint.tape import no_annotations
 
+from femnn.clock import advance
 from femnn.parallel import max_over_ranks
 from femnn.solving import NeuralVariationalSolver
 from femnn.splitting import LieSplitting
@@ -64,7 +65,7 @@ class ImplicitStep:
             If the solver fails.
         """
         if self.time is not None:
-            self.time.assign(float(self.time) + float(self.dt))
+            advance(self.time, self.dt)
         self.previous.assign(self.solver.problem.u)
         self.solver.solve()
 
@@ -100,6 +101,8 @@ class SchemeCost:
 
     def seconds_for(self, error: float) -> float:
         """Time of the same span with steps of the length that would give this error."""
+        if not np.isfinite(self.seconds):
+            return np.inf
         return self.seconds * (self.error / error) ** (1 / self.order)
 
 
@@ -132,7 +135,10 @@ class Comparison:
                 f"{c.name:<18}{1e3 * c.seconds:>10.2f}{c.error:>10.1e}{c.order:>7.2f}"
                 f"{c.newton_iterations:>8.1f}{ratio:>14.1f} x{stiff}"
             )
-        return "\n".join([*lines, f"{self.costs[self.best].name} is the better choice."])
+        best = self.costs[self.best]
+        if not np.isfinite(best.seconds):
+            return "\n".join([*lines, "None converges: try a smaller step."])
+        return "\n".join([*lines, f"{best.name} is the better choice."])
 
 
 @no_annotations
@@ -175,7 +181,8 @@ def _measure(scheme: Scheme, steps: int) -> SchemeCost:
     coarse, fine = (_distance(a.solution, b.solution) for a, b in pairwise(runs))
     order = float(np.clip(np.log2(coarse / fine), 0.5, 6.0)) if min(coarse, fine) > 0 else 1.0
     size = np.sqrt(sum(fd.norm(f) ** 2 for f in runs[2].solution))
-    error = float(coarse * 2**order / (2**order - 1) / size)
+    # Where nothing moves, rounding is all the error.
+    error = max(float(coarse * 2**order / (2**order - 1)) / max(size, 1e-300), 1e-16)
     return SchemeCost(name, runs[0].seconds, error, order, runs[0].newton_iterations, stiffness)
 
 

@@ -30,8 +30,6 @@ def with_degrees(form: Any) -> Any:
     ------
     ValueError
         If a measure has another degree, or two coefficients in one integral differ.
-    NotImplementedError
-        If a coefficient stands in an integral that is not over cells.
     """
     if isinstance(form, ufl.FormSum):
         parts = [with_degrees(c) if isinstance(c, ufl.Form) else c for c in form.components()]

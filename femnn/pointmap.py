@@ -15,7 +15,7 @@ from femnn.cotangents import zero_cotangent
 from femnn.directions import Direction, NetworkDirection, expression_along
 from femnn.evaluation import PointEvaluator
 from femnn.mirrors import Mirrors, dependencies_of
-from femnn.parallel import sum_over_ranks
+from femnn.parallel import any_rank, sum_over_ranks
 from femnn.quadrature import (
     NetworkAtPoints,
     PointSet,
@@ -63,6 +63,20 @@ class PointMap:
         self.mirrors.load(given)
         return self.points.interpolate()
 
+    def values(self, inputs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """The network's values; what it raises on one rank is an error on all.  Collective."""
+        values, failure = None, None
+        try:
+            values = self.evaluator.value(inputs, weights)
+        except Exception as error:
+            failure = error
+        if any_rank(self.at.mesh.comm, failure is not None):
+            raise failure or RuntimeError(
+                "a network raised an error on another rank: see that rank's message."
+            )
+        assert values is not None
+        return values
+
     @cached_property
     def direction(self) -> NetworkDirection:
         """What a direction of dependencies and weights does at the points."""
@@ -88,7 +102,7 @@ class PointMap:
 
         Returns a Cofunction, or an array for a Constant.  Collective.
         """
-        return self._carry(dependency, [((), self.points.operands, inputs_cotangent)])
+        return self._carry(dependency, [("of", self.points.operands, inputs_cotangent)])
 
     def cotangent_change(
         self,
@@ -99,8 +113,8 @@ class PointMap:
     ) -> Any:
         """The change of :meth:`cotangent` where the cotangent changes and fields move."""
         moved = expression_along(self.points.operands, fields)
-        along = tuple(id(f) for f in fields)
-        terms = [((), self.points.operands, change), (along, moved, inputs_cotangent)]
+        along = ("along", *(id(f) for f in fields))
+        terms = [("of", self.points.operands, change), (along, moved, inputs_cotangent)]
         return self._carry(dependency, terms)
 
     @no_annotations

@@ -75,6 +75,12 @@ class PointSet:
     @classmethod
     def of_nodes(cls, space: Any) -> PointSet:
         """The nodes of a space whose degrees of freedom are point values."""
+        if len(space) > 1 or not space.finat_element.has_pointwise_dual_basis:
+            raise ValueError(
+                f"the degrees of freedom of {space.ufl_element()} are not values at points: a "
+                "network is evaluated at nodes of Lagrange, Quadrature and the like. Use such a "
+                "space, and one for each part of a mixed space."
+            )
         element = space.ufl_element()
         while element.num_sub_elements and element.family() != "TensorProductElement":
             element = element.sub_elements[0]

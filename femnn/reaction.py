@@ -93,7 +93,7 @@ class PointwiseODE:
         self.weights.check(self.weights.vector)
         block = StepBlock(self) if annotate_tape() else None
         with stop_annotating():
-            rows = self.evaluator.value(self.map.load())
+            rows = self.map.values(self.map.load())
             for y, part in zip(self.unknowns, self.split(rows), strict=True):
                 self.map.at.fill(y, part)
         if block is not None:

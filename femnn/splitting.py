@@ -8,6 +8,7 @@ from typing import Any
 import firedrake as fd
 from torch import nn
 
+from femnn.clock import advance
 from femnn.reaction import PointwiseODE
 from femnn.solving import NeuralVariationalSolver
 
@@ -37,7 +38,8 @@ class LieSplitting:
     states
         Functions that A does not change, at the same points as ``previous``.
     time
-        Constant with the time, which :meth:`step` advances; the network's last input.
+        Constant with the time, which :meth:`step` advances; the network's last input.  The solver
+        sees it at the end of the step.
     method, substeps
         How the network's part is integrated; see :class:`femnn.RungeKutta`.
 
@@ -78,6 +80,11 @@ class LieSplitting:
             raise ValueError(
                 f"{previous.name()} does not stand in the solver's form: give the Function that "
                 "is the last time level there."
+            )
+        if dt not in solver.sources:
+            raise ValueError(
+                f"dt={dt} does not stand in the solver's form: give the Constant that is the "
+                "step's length there."
             )
         if previous.ufl_shape != u.ufl_shape:
             raise ValueError(
@@ -124,7 +131,7 @@ class LieSplitting:
 
     def _solve(self) -> None:
         if self.time is not None:
-            self.time.assign(float(self.time) + float(self.dt))
+            advance(self.time, self.dt)
         self.solver.solve()
 
 
@@ -139,8 +146,8 @@ class StrangSplitting(LieSplitting):
     weights : Weights
         The network's weights, a pyadjoint control.
     solution : tuple of Function
-        What holds the solution after a step: u and the states, or ``previous`` and the states
-        where ``previous`` is in a Quadrature space.
+        What holds the solution, before the first step too: u and the states, or ``previous`` and
+        the states where ``previous`` is in a Quadrature space.
 
     References
     ----------

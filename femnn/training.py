@@ -26,7 +26,7 @@ from femnn.weights import Weights
 ROUNDING = 1e-10
 # More than this times the first loss comes from a law outside what the PDE can take; SciPy's
 # line search would interpolate to a step of zero.
-ABSURD = 1e12
+ABSURD = 1e30
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from finat.ufl import FiniteElement
 from firedrake import *
 from firedrake.adjoint import *
 from ufl.classes import Expr
@@ -518,3 +519,29 @@ def test_attributes(V):
     assert kappa.depends_on(u)
     assert not kappa.depends_on(wave(V))
     assert femnn.NeuralCoefficient(net, u).name() == "N[MLP]"
+
+
+def test_spaces_without_point_values_are_refused(mesh):
+    x, _ = SpatialCoordinate(mesh)
+    moments = FunctionSpace(mesh, FiniteElement("CG", triangle, 2, variant="integral"))
+    mixed = FunctionSpace(mesh, "CG", 1) * FunctionSpace(mesh, "CG", 1)
+    for space in (moments, mixed, FunctionSpace(mesh, "RT", 1)):
+        with pytest.raises(ValueError, match="are not values at points: a network is evaluated"):
+            femnn.NeuralCoefficient(mlp(1), x, space=space)
+
+
+def test_a_hessian_with_a_control_that_does_not_move(V):
+    """No direction for a field is a direction of zero."""
+    from firedrake.adjoint import Control, ReducedFunctional, continue_annotation, pause_annotation
+
+    continue_annotation()
+    m = wave(V)
+    kappa = femnn.NeuralCoefficient(mlp(2), m, SpatialCoordinate(V.mesh())[1])
+    J = femnn.assemble(kappa**2 * dx)
+    pause_annotation()
+    Jhat = ReducedFunctional(J, [Control(kappa.weights), Control(m)])
+    Jhat.derivative()
+    along = kappa.weights.like(np.linspace(-1, 1, len(kappa.weights)))
+    still, zero = Jhat.hessian([along, None]), Jhat.hessian([along, Function(V)])
+    np.testing.assert_allclose(still[0].vector, zero[0].vector, rtol=1e-12)
+    np.testing.assert_allclose(still[1].dat.data_ro, zero[1].dat.data_ro, rtol=1e-9, atol=1e-14)

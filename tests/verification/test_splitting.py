@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from firedrake import *
+from firedrake.adjoint import Control, ReducedFunctional, continue_annotation, pause_annotation
 
 import femnn
-from tests.verification.problems import splitting
+from tests.verification.problems import TIGHT, splitting
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,6 @@ def test_order_in_time(kind, method, order, reference):
 
 
 def test_the_matrix_is_factorised_once_for_steps_and_training():
-    from firedrake.adjoint import Control, ReducedFunctional, continue_annotation, pause_annotation
     from firedrake.petsc import PETSc
 
     PETSc.Log.begin()
@@ -52,6 +53,42 @@ def test_the_matrix_is_factorised_once_for_steps_and_training():
         Jhat.derivative()
         Jhat.hessian(scheme.weights.like(scheme.weights.vector))
     assert PETSc.Log.Event("MatLUFactorNum").getPerfInfo()["count"] == factorisations
+
+
+def growth(length, start, steps=2):
+    """u' = 0.3 t u by splitting, twice, and nothing else: the functional."""
+    V = FunctionSpace(UnitIntervalMesh(2), "CG", 1)
+    u, un, v = Function(V).assign(1.0), Function(V), TestFunction(V)
+    dt, t = Constant(length), Constant(start)
+    solver = femnn.NeuralVariationalSolver(
+        femnn.NeuralVariationalProblem((u - un) / dt * v * dx, u), solver_parameters=TIGHT
+    )
+    scheme = femnn.StrangSplitting(solver, un, Growth(), dt=dt, time=t)
+    controls = [Control(dt), Control(t)]
+    for _ in range(steps):
+        scheme.step()
+    return femnn.assemble(u**2 * dx), controls
+
+
+class Growth(torch.nn.Module):
+    def forward(self, x):
+        return 0.3 * x[:, :1] * x[:, 1:] * torch.ones(1, 1, dtype=torch.float64)
+
+
+def test_derivatives_for_step_and_time_are_those_of_another_run():
+    continue_annotation()
+    J, controls = growth(0.2, 0.5)
+    pause_annotation()
+    Jhat = ReducedFunctional(J, controls)
+    assert Jhat([Constant(0.25), Constant(0.6)]) == pytest.approx(growth(0.25, 0.6)[0], rel=1e-12)
+    Jhat([Constant(0.2), Constant(0.5)])
+    slopes = [float(np.sum(g.dat.data_ro)) for g in Jhat.derivative()]
+    h = 1e-5
+    expected = [
+        (growth(0.2 + h, 0.5)[0] - growth(0.2 - h, 0.5)[0]) / (2 * h),
+        (growth(0.2, 0.5 + h)[0] - growth(0.2, 0.5 - h)[0]) / (2 * h),
+    ]
+    assert slopes == pytest.approx(expected, rel=1e-7)
 
 
 def test_stiffness_is_the_largest_eigenvalue_times_the_step():
@@ -78,5 +115,7 @@ def test_wrong_arguments_are_named():
         ValueError, match=r"other has its values at the points of .*and un at those"
     ):
         femnn.LieSplitting(solver, un, net, dt=dt, states=[other])
+    with pytest.raises(ValueError, match=r"dt=.* does not stand in the solver's form"):
+        femnn.LieSplitting(solver, un, net, dt=Constant(0.1))
     with pytest.raises(ValueError, match="start has 2 components, wanted 1: one for each comp"):
         femnn.PointwiseODE(femnn.MLP(1, 3, 1), un, dt=dt, start=[u, u])
