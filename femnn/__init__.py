@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from femnn.adaptive import AdaptiveSteps
     from femnn.checkpointing import enable_checkpointing
     from femnn.coefficient import NeuralCoefficient
     from femnn.comparison import ImplicitStep, compare_schemes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from femnn.reaction import PointwiseODE
     from femnn.solving import NeuralVariationalSolver, solve
     from femnn.splitting import LieSplitting, StrangSplitting
+    from femnn.stepping import TimeStepper
     from femnn.storage import load, save
     from femnn.symbolic import to_ufl
     from femnn.tables import save_table
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "AdaptiveSteps",
     "ConvexMLP",
     "Even",
     "FitResult",
@@ -53,6 +56,7 @@ __all__ = [
     "SPDTensor",
     "StrangSplitting",
     "SymmetricTensor",
+    "TimeStepper",
     "Weights",
     "apply",
     "assemble",
@@ -67,6 +71,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "adaptive": ("AdaptiveSteps",),
     "checkpointing": ("enable_checkpointing",),
     "coefficient": ("NeuralCoefficient",),
     "comparison": ("ImplicitStep", "compare_schemes"),
@@ -82,6 +87,7 @@ _MODULES = {
     "reaction": ("PointwiseODE",),
     "solving": ("NeuralVariationalSolver", "solve"),
     "splitting": ("LieSplitting", "StrangSplitting"),
+    "stepping": ("TimeStepper",),
     "storage": ("load", "save"),
     "symbolic": ("to_ufl",),
     "tables": ("save_table",),
