@@ -40,13 +40,16 @@ RUNS = {
 plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 130})
 
 
-def options(description: str, output: str, cells: int, iterations: int, seed: int):
-    """The parser with the options that every demo has."""
+def options(description: str, output: str, cells: int | None, iterations: int, seed: int):
+    """The parser with the options that every demo has; no cells where a file has the mesh."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path(output), help="folder for the results")
-    parser.add_argument("--cells", type=at_least(2), default=cells, help="cells along each side")
+    if cells is not None:
+        parser.add_argument(
+            "--cells", type=at_least(2), default=cells, help="cells along each side"
+        )
     parser.add_argument(
         "--iterations", type=at_least(1), default=iterations, help="L-BFGS iterations at most"
     )
@@ -81,12 +84,12 @@ class Stations:
         self.space = FunctionSpace(inside, "DG", 0)
         self._ordered = FunctionSpace(inside.input_ordering, "DG", 0)
 
-    def of(self, u: Function) -> Function:
-        """The field at the points; recorded on the tape."""
+    def of(self, u) -> Function:
+        """A Function, or an expression of some, at the points; recorded on the tape."""
         return assemble(interpolate(u, self.space))
 
-    def read(self, u: Function) -> np.ndarray:
-        """The field at the points, in their order, on every rank."""
+    def read(self, u) -> np.ndarray:
+        """The same as an array, in the points' order, on every rank."""
         values = assemble(interpolate(self.of(u), self._ordered)).dat.data_ro.copy()
         return from_rank_zero(COMM_WORLD, values)
 

@@ -133,6 +133,18 @@ def test_advection_diffusion_takes_other_solvers(demo):
         assert fd.errornorm(u, same) < 1e-8 * fd.norm(u)
 
 
+def test_reaction_rates(demo, tmp_path):
+    """The law that knows where there is no reaction is nearer to the truth than mass action."""
+    module = demo("reaction_rates")
+    numbers = module.main(["--output", str(tmp_path), "--steps", "20", "--iterations", "6"])
+    runs = numbers["runs"]
+    ours, mass_action = runs["a b N(a, b)"], runs["K a b"]
+    assert ours["loss"] < 0.5 * ours["initial_loss"]
+    assert ours["rate_error"] < 0.6 * mass_action["rate_error"]
+    assert ours["prediction_error"] < mass_action["prediction_error"]
+    check_files(tmp_path, numbers, {"network": 2, "network_plain": 2})
+
+
 def test_encoder_and_law(demo, tmp_path):
     """Law and encoder are recovered together; neither alone explains the data."""
     module = demo("encoder_and_law")
