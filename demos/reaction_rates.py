@@ -122,7 +122,7 @@ def misfit(reactor: Reactor, readings: np.ndarray, deviation: np.ndarray):
 
 
 def train(velocity: Function, law, net, readings: np.ndarray, deviation: np.ndarray, chosen):
-    """Fit a law's network to the readings, to the misfit that noise causes and no further."""
+    """Fit a law's network to the readings."""
     reactor = Reactor(velocity, chosen.steps, law)
     get_working_tape().clear_tape()
     continue_annotation()
@@ -130,7 +130,7 @@ def train(velocity: Function, law, net, readings: np.ndarray, deviation: np.ndar
     Jhat = ReducedFunctional(J, Control(femnn.Weights.of(net)))
     pause_annotation()
     Jhat.optimize_tape()
-    return femnn.fit(Jhat, maxiter=chosen.iterations, target=0.5, options={"maxcor": 40})
+    return femnn.fit(Jhat, maxiter=chosen.iterations, options={"maxcor": 40})
 
 
 def visited(reactor: Reactor) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +168,7 @@ def true_law_row(velocity: Function, readings, deviation, exact: list, steps: in
 def main(argv: list[str] | None = None) -> dict:
     """Run the demo; returns the numbers that it writes."""
     watch = common.Stopwatch()
-    parser = common.options(__doc__.splitlines()[0], "output/reaction_rates", None, 60, 0)
+    parser = common.options(__doc__.splitlines()[0], "output/reaction_rates", None, 40, 0)
     parser.add_argument("--steps", type=common.at_least(EVERY), default=30, help="steps in time")
     chosen = parser.parse_args(argv)
     mesh, finer = MeshHierarchy(Mesh(str(MESH)), 1)
