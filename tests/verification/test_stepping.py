@@ -1,4 +1,4 @@
-"""Irksome's methods with networks, and adaptive steps: orders, derivatives, ranks, failures."""
+"""Irksome's methods with networks, and adaptive steps: orders, what is replayed, failures."""
 
 import sys
 
@@ -15,12 +15,11 @@ from firedrake.adjoint import (
     pause_annotation,
 )
 from irksome import Alexander, BackwardEuler, Dt, GaussLegendre, QinZhang, RadauIIA
-from mpi4py import MPI
 
 import femnn
-from tests.verification import problems, stepped
+from tests.verification.problems import PROBLEMS, TIGHT, stepping
 
-IDS = [f"{model.__name__}-{name}" for model, name, _ in stepped.CASES]
+ADAPTIVE = [problem for problem in PROBLEMS if problem.__name__.startswith("adaptive")]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ IDS = [f"{model.__name__}-{name}" for model, name, _ in stepped.CASES]
     ids=str,
 )
 def test_order_in_time(tableau, order, steps):
-    errors = [stepped.heat_error(tableau, n) for n in (steps, 2 * steps)]
+    errors = [stepping.heat_error(tableau, n) for n in (steps, 2 * steps)]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
 
 
@@ -45,32 +44,8 @@ def test_order_in_time(tableau, order, steps):
     ids=str,
 )
 def test_order_in_time_with_boundary_values_that_move(tableau, bc_type, order):
-    errors = [stepped.heat_error(tableau, steps, True, bc_type) for steps in (16, 32)]
+    errors = [stepping.heat_error(tableau, steps, True, bc_type) for steps in (16, 32)]
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
-
-
-@pytest.mark.parametrize(("model", "name", "which"), stepped.CASES, ids=IDS)
-def test_gradient_is_of_second_order(model, name, which):
-    here, away = problems.taylor_orders(model, which)
-    assert here > 1.95, f"{name}: order {here} where the tape was recorded"
-    assert away > 1.95, f"{name}: order {away} away from there"
-
-
-@pytest.mark.parametrize(("model", "name", "which"), stepped.CASES, ids=IDS)
-def test_second_derivatives(model, name, which):
-    for order, tangent_error, asymmetry in problems.second_order(model, which):
-        assert order > 2.8, f"{name}: order {order} with the Hessian's action"
-        assert tangent_error < 1e-10, f"{name}: the tangent-linear model is not the gradient's"
-        assert asymmetry < 1e-9, f"{name}: the Hessian is not symmetric"
-
-
-@pytest.mark.parallel([1, 2, 3])
-@pytest.mark.parametrize("model", [*stepped.STEPPED, *stepped.ADAPTIVE], ids=lambda m: m.__name__)
-def test_value_and_gradient_do_not_depend_on_ranks(model):
-    value, gradient = problems.value_and_gradient(model, MPI.COMM_WORLD)
-    alone, gradient_alone = problems.value_and_gradient(model, MPI.COMM_SELF)
-    assert value == pytest.approx(alone, rel=1e-10)
-    assert np.linalg.norm(gradient - gradient_alone) < 1e-10 * np.linalg.norm(gradient_alone)
 
 
 def test_newton_converges_quadratically_for_coupled_stages():
@@ -78,7 +53,7 @@ def test_newton_converges_quadratically_for_coupled_stages():
     V = FunctionSpace(mesh, "CG", 1)
     (x,) = SpatialCoordinate(mesh)
     u, v = Function(V).interpolate(sin(pi * x)), TestFunction(V)
-    kappa = femnn.NeuralCoefficient(stepped.Conductivity(), u)
+    kappa = femnn.NeuralCoefficient(stepping.Conductivity(), u)
     F = Dt(u) * v * dx + kappa * inner(grad(u), grad(v)) * dx
     bc = DirichletBC(V, 0, "on_boundary")
     parameters = {"snes_rtol": 1e-14, "snes_atol": 0, "snes_linesearch_type": "basic"}
@@ -134,7 +109,7 @@ def test_the_derivative_of_a_network_in_time_is_its_slope():
     u.assign(1.0)
     content = femnn.NeuralCoefficient(Content(), u)
     F = content.slope[0] * Dt(u) * v * dx + v * dx
-    stepper = femnn.TimeStepper(F, GaussLegendre(2), *rest, solver_parameters=problems.TIGHT)
+    stepper = femnn.TimeStepper(F, GaussLegendre(2), *rest, solver_parameters=TIGHT)
     for _ in range(5):
         stepper.advance()
     value = u.dat.data_ro
@@ -142,7 +117,7 @@ def test_the_derivative_of_a_network_in_time_is_its_slope():
 
 
 def _quench(rtol):
-    model = stepped.Theta(stepped.Quench())
+    model = stepping.Theta(stepping.Quench())
     steps = femnn.AdaptiveSteps(
         model.step, [model.u], model.dt, model.t, order=1, rtol=rtol, atol=1e-8
     )
@@ -164,12 +139,12 @@ def test_a_stiff_law_takes_far_fewer_adaptive_steps():
     assert float(model.t) == 1.0
     assert sum(steps.lengths) == pytest.approx(1.0, rel=1e-12)
     assert steps.rejected > 0  # the first length is far too long for Newton's method
-    uniform = stepped.Theta(stepped.Quench(), first=1 / (4 * model.calls))
+    uniform = stepping.Theta(stepping.Quench(), first=1 / (4 * model.calls))
     with pytest.raises(ConvergenceError):
         _steps(uniform, 4 * model.calls)
 
 
-@pytest.mark.parametrize("model", stepped.ADAPTIVE, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("model", ADAPTIVE, ids=lambda m: m.__name__)
 def test_the_tape_replays_the_accepted_steps(model):
     continue_annotation()
     J, controls = model()
@@ -181,7 +156,7 @@ def test_the_tape_replays_the_accepted_steps(model):
 def test_the_scheme_at_other_controls_is_that_of_the_recorded_lengths():
     """The tape's value elsewhere is that of a plain loop with the same lengths."""
     continue_annotation()
-    model = stepped.Theta(stepped.Stiff(), first=0.1)
+    model = stepping.Theta(stepping.Stiff(), first=0.1)
     steps = femnn.AdaptiveSteps(model.step, [model.u], model.dt, model.t, order=1, rtol=1e-2)
     while float(model.t) < 0.5:
         steps.step(0.5)

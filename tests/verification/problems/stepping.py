@@ -1,4 +1,4 @@
-"""Models in time with Irksome's methods and with adaptive steps, for tests."""
+"""Steps in time: Irksome's methods, and adaptive lengths."""
 
 import torch
 from firedrake import *
@@ -6,8 +6,8 @@ from irksome import Alexander, Dt, RadauIIA
 from mpi4py import MPI
 
 import femnn
-from tests.verification import time_loops
-from tests.verification.problems import TIGHT
+from tests.verification.problems import splitting
+from tests.verification.problems.common import TIGHT, controls
 
 
 class Conductivity(torch.nn.Module):
@@ -41,6 +41,7 @@ def heat_error(tableau, steps, moving=False, bc_type="DAE"):
     return errornorm(exact, u, "L2")
 
 
+@controls("law", "source", "flux", "initial", "boundary")
 def coupled_stages(comm=MPI.COMM_WORLD):
     """Laws of the unknown, of the time and on the boundary; boundary values that move."""
     mesh = UnitSquareMesh(5, 4, comm=comm)
@@ -65,6 +66,7 @@ def coupled_stages(comm=MPI.COMM_WORLD):
     return J, [kappa.weights, source.weights, flux.weights, start, g]
 
 
+@controls("rates", "initial", seed=1)
 def stages_one_by_one(comm=MPI.COMM_WORLD):
     """A field and a state as mixed unknowns, a network of both and of a rate."""
     mesh = UnitIntervalMesh(12, comm=comm)
@@ -135,6 +137,7 @@ def _integrated(steps, u, t):
     return J + femnn.assemble(u**3 * dx)
 
 
+@controls("weights", "initial")
 def adaptive_theta(comm=MPI.COMM_WORLD):
     """Crank-Nicolson with networks at both time levels."""
     net = torch.nn.Sequential(femnn.MLP(1, 8, 1, seed=1), Stiff())
@@ -150,16 +153,18 @@ class Stiff(torch.nn.Module):
         return 1 + 300 * torch.sigmoid(x)
 
 
+@controls("weights", "initial")
 def adaptive_strang(comm=MPI.COMM_WORLD):
     """Strang splitting, which advances the time on its own, with a state."""
     net = femnn.MLP(3, 8, 2, seed=3)
-    scheme, start = time_loops.reaction_diffusion(femnn.StrangSplitting, net, 10, comm=comm)
+    scheme, start = splitting.reaction_diffusion(femnn.StrangSplitting, net, 10, comm=comm)
     steps = femnn.AdaptiveSteps(
         scheme.step, scheme.solution, scheme.dt, scheme.time, order=2, rtol=1e-4
     )
     return _integrated(steps, scheme.solution[0], scheme.time), [scheme.weights, start]
 
 
+@controls("weights", "initial")
 def adaptive_stages(comm=MPI.COMM_WORLD):
     """Irksome's stages, a law of the unknown and the time, boundary values that move."""
     mesh = UnitIntervalMesh(6, comm=comm)
@@ -174,12 +179,3 @@ def adaptive_stages(comm=MPI.COMM_WORLD):
     stepper = femnn.TimeStepper(F, RadauIIA(2), t, dt, u, bcs, solver_parameters=TIGHT)
     steps = femnn.AdaptiveSteps(stepper.advance, [u], dt, t, order=3, rtol=1e-3)
     return _integrated(steps, u, t), [kappa.weights, start]
-
-
-STEPPED = [coupled_stages, stages_one_by_one]
-ADAPTIVE = [adaptive_theta, adaptive_strang, adaptive_stages]
-CASES = [
-    *((coupled_stages, name, i) for i, name in enumerate(["law", "source", "flux", "start", "g"])),
-    *((stages_one_by_one, name, i) for i, name in enumerate(["rates", "start"])),
-    *((model, name, i) for model in ADAPTIVE for i, name in enumerate(["weights", "start"])),
-]
