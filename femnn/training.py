@@ -24,9 +24,6 @@ from femnn.weights import Weights
 
 # A loss that is lower by less than this, relative to it, is not lower: warm starts alone move it.
 ROUNDING = 1e-10
-# More than this times the first loss comes from a law outside what the PDE can take; SciPy's
-# line search would interpolate to a step of zero.
-ABSURD = 1e30
 
 
 @dataclass
@@ -286,8 +283,6 @@ class _Loss:
             return self._reject(weights, str(error).strip().splitlines()[0])
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             return self._reject(weights, "the loss or its gradient is not finite")
-        if value > ABSURD * abs(self.history[0].loss):
-            return self._reject(weights, f"the loss is {value:.1e}, {ABSURD:.0e} times the first")
         self._note(weights, value, gradient)
         return value, gradient
 
