@@ -8,7 +8,7 @@ PYTHON=${PYTHON:-python}
 RANKS=${RANKS-"2 3"}
 LOGS=${LOGS:-output/tests}
 # A rank that waits for one that has failed would wait for ever.
-LIMIT=${LIMIT:-20m}
+LIMIT=${LIMIT:-35m}
 export PYTHONPATH=$PWD LOGS
 
 mkdir -p "$LOGS"
