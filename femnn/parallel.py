@@ -35,6 +35,14 @@ def any_rank(comm: MPI.Comm, flag: bool) -> bool:
     return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LOR))
 
 
+def raise_network_error(comm: MPI.Comm, failure: Exception | None) -> None:
+    """Raise on every rank what a network has raised on one of them.  Collective."""
+    if any_rank(comm, failure is not None):
+        raise failure or RuntimeError(
+            "a network raised an error on another rank: see that rank's message."
+        )
+
+
 def same_on_ranks(comm: MPI.Comm, data: bytes) -> bool:
     """Whether ``data`` is the same on every rank, by its checksum.  Collective."""
     if comm.size == 1:

@@ -15,7 +15,7 @@ from femnn.cotangents import zero_cotangent
 from femnn.directions import Direction, NetworkDirection, expression_along
 from femnn.evaluation import PointEvaluator
 from femnn.mirrors import Mirrors, dependencies_of
-from femnn.parallel import any_rank, sum_over_ranks
+from femnn.parallel import raise_network_error, sum_over_ranks
 from femnn.quadrature import (
     NetworkAtPoints,
     PointSet,
@@ -70,10 +70,7 @@ class PointMap:
             values = self.evaluator.value(inputs, weights)
         except Exception as error:
             failure = error
-        if any_rank(self.at.mesh.comm, failure is not None):
-            raise failure or RuntimeError(
-                "a network raised an error on another rank: see that rank's message."
-            )
+        raise_network_error(self.at.mesh.comm, failure)
         assert values is not None
         return values
 

@@ -17,7 +17,7 @@ from femnn.blocks import SolveBlock
 from femnn.boundary import BoundaryValues
 from femnn.forms import total_derivative
 from femnn.mirrors import CoordinateState, Mirrors, copy_values, dependencies_of, version
-from femnn.parallel import all_ranks, any_rank
+from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.private import PrivateNetwork
 from femnn.problem import NeuralVariationalProblem
 from femnn.second_order import SecondOrder
@@ -288,9 +288,7 @@ class NeuralVariationalSolver:
         for network in self._networks:
             network.failure = None
         self._evaluated = None
-        if failures:
-            raise failures[0]
-        raise RuntimeError("a network raised an error on another rank: see that rank's message.")
+        raise_network_error(self.unknown.comm, failures[0] if failures else None)
 
     def _privately(self, form: ufl.Form) -> ufl.Form:
         values = {n.coefficient: n.terms.value for n in self._networks}
