@@ -44,7 +44,7 @@ class Settings:
 
 SETTINGS = {
     "paper": Settings(80, 200, 1000, 1000, (1000, 1000)),
-    "short": Settings(40, 200, 100, 0, (1000, 1000)),
+    "short": Settings(40, 200, 500, 0, (1000, 1000)),
     "reduced": Settings(20, 40, 60, 0, (60, 60)),
 }
 

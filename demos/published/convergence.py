@@ -25,7 +25,7 @@ class Settings:
 
 SETTINGS = {
     "paper": Settings((5, 10, 20, 40, 80), 50_000),
-    "short": Settings((5, 10, 20, 40), 100),
+    "short": Settings((5, 10, 20, 40), 400),
     "reduced": Settings((5, 10, 20), 25),
 }
 

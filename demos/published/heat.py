@@ -103,11 +103,11 @@ SETTINGS = {
         truth="smooth",
         seeds=(1, 2, 3, 4, 5),
         iterations=100,
-        iterations_both=4,
+        iterations_both=100,
         pinn_seeds=(1, 2, 3, 4, 5),
         pinn_weights=(EQUAL, WEIGHTED),
         pinn_iterations=(100_000, 10_000),
-        pinn_seconds=15.0,
+        pinn_seconds=120.0,
     ),
     "reduced": Settings(
         truth="smooth",

@@ -27,7 +27,7 @@ class Settings:
 
 SETTINGS = {
     "paper": Settings(80, 10_000),
-    "short": Settings(40, 100),
+    "short": Settings(40, 400),
     "reduced": Settings(20, 80),
 }
 
