@@ -71,8 +71,8 @@ class RungeKutta(nn.Module):
 
     Notes
     -----
-    Where an implicit stage's Newton iteration does not converge the values are NaN, so that
-    all ranks see it at the next solve.
+    Implicit stages are found by Newton's method at all points at once, damped at points where a
+    step makes the residual larger.  Where it does not converge the values are NaN.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class RungeKutta(nn.Module):
             raise ValueError(f"substeps={substeps}: wanted a positive number of steps.")
         self.net = net
         self.n_unknowns = n_unknowns
+        self.method = method
         self.tableau = METHODS[method]
         self.substeps = substeps
         self.timed = timed
@@ -128,28 +129,42 @@ class RungeKutta(nn.Module):
 
     def _implicit_stage(self, start: Tensor, h: Tensor, rest: Tensor, t: Tensor) -> Tensor:
         """The k with k = rate(start + h k)."""
-        fixed = [v.detach() for v in (start, h, rest, t)]
-        rounding = torch.finfo(start.dtype).eps
-        enough = min(1e6 * rounding, rounding**0.5)
         with torch.no_grad():
-            k = torch.zeros_like(fixed[0])  # then the first iterate is linearly implicit
-            size = torch.full_like(k, torch.inf)
-            for _ in range(MAX_ITERATIONS):
-                change = self._newton_step(k, *fixed)
-                k = k + change
-                last, size = size, change.abs() / (1 + k.abs())
-                # Done, or so close that rounding alone moves it.
-                done = (size <= 100 * rounding) | ((size <= enough) & (size >= 0.5 * last))
-                if bool(done.all()):
-                    break
-            converged = (size <= enough).all(dim=1, keepdim=True)
-        k = torch.where(converged, k, torch.full_like(k, torch.nan))
+            k = self._converged(*(v.detach() for v in (start, h, rest, t)))
         if torch.is_grad_enabled():
             for _ in range(DIFFERENTIATED_ITERATIONS):
-                k = k + self._newton_step(k, start, h, rest, t)
+                k = k + _solved(*self._linearised(k, start, h, rest, t))
         return k
 
-    def _newton_step(self, k: Tensor, start: Tensor, h: Tensor, rest: Tensor, t: Tensor) -> Tensor:
+    def _converged(self, start: Tensor, h: Tensor, rest: Tensor, t: Tensor) -> Tensor:
+        """The stage by Newton's method, damped where a step makes the residual larger."""
+        rounding = torch.finfo(start.dtype).eps
+        enough = min(1e6 * rounding, rounding**0.5)
+        k = torch.zeros_like(start)  # then the first iterate is linearly implicit
+        residual, matrix = self._linearised(k, start, h, rest, t)
+        size, damping = torch.full_like(k, torch.inf), torch.ones_like(h)
+        for _ in range(MAX_ITERATIONS):
+            change = _solved(residual, matrix)
+            last, size = size, change.abs() / (1 + k.abs())
+            # Done, or so close that rounding alone moves it.
+            done = (size <= 100 * rounding) | ((size <= enough) & (size >= 0.5 * last))
+            if bool(done.all()):
+                k = k + change
+                break
+            trial = k + damping * change
+            there, slope = self._linearised(trial, start, h, rest, t)
+            better = _norm(there) < _norm(residual)  # not where it is not a number
+            taken = better | done.all(dim=1, keepdim=True)
+            k, residual = torch.where(taken, trial, k), torch.where(taken, there, residual)
+            matrix = torch.where(taken[:, :, None], slope, matrix)
+            damping = torch.where(taken, (2 * damping).clamp(max=1.0), damping / 2)
+        converged = (size <= enough).all(dim=1, keepdim=True)
+        return torch.where(converged, k, torch.full_like(k, torch.nan))
+
+    def _linearised(
+        self, k: Tensor, start: Tensor, h: Tensor, rest: Tensor, t: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The residual rate(start + h k) - k and minus its derivative in k."""
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
             y = start + h * k
@@ -158,8 +173,16 @@ class RungeKutta(nn.Module):
             rows = list(input_derivatives(rate, y, keep_graph=True, differentiable=graph))
         jacobian = torch.stack(rows, dim=1)
         identity = torch.eye(self.n_unknowns, dtype=y.dtype, device=y.device)
-        matrix = identity - h[:, :, None] * jacobian
-        return torch.linalg.solve_ex(matrix, (rate - k)[:, :, None])[0][:, :, 0]
+        residual = rate - k if graph else (rate - k).detach()
+        return residual, identity - h[:, :, None] * jacobian
+
+
+def _solved(residual: Tensor, matrix: Tensor) -> Tensor:
+    return torch.linalg.solve_ex(matrix, residual[:, :, None])[0][:, :, 0]
+
+
+def _norm(residual: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(residual, dim=1, keepdim=True)
 
 
 def _combined(row: tuple[float, ...], stages: list[Tensor], like: Tensor) -> Tensor:

@@ -14,10 +14,30 @@ from torch import nn
 from femnn.blocks import PointwiseBlock
 from femnn.evaluation import PointEvaluator
 from femnn.ode import RungeKutta
-from femnn.parallel import max_over_ranks
+from femnn.parallel import any_rank, max_over_ranks, sum_over_ranks
 from femnn.pointmap import PointMap
 from femnn.quadrature import PointSet, flatten
 from femnn.weights import Weights
+
+
+class StepMap(PointMap):
+    """A Runge-Kutta step at its points, whose values must be numbers."""
+
+    def values(self, inputs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """The unknowns after the step; an error on all ranks where some are not numbers."""
+        values = super().values(inputs, weights)
+        comm, step = self.at.mesh.comm, self.evaluator.net
+        if any_rank(comm, not np.isfinite(values).all()):
+            rows = ~np.isfinite(values).all(axis=1)
+            before = rows & ~np.isfinite(inputs).all(axis=1)
+            bad, known = sum_over_ranks(comm, np.array([rows.sum(), before.sum()]))
+            raise fd.ConvergenceError(
+                f"a step of {type(step.net).__name__} by {step.method} with substeps="
+                f"{step.substeps} gave values that are not numbers at {bad} points (before it: at "
+                f"{known}): the rate is too stiff or too large for it. Take more "
+                "substeps or a smaller dt, or an implicit method ('sdirk2')."
+            )
+        return values
 
 
 class PointwiseODE:
@@ -82,8 +102,9 @@ class PointwiseODE:
         parts = [begin, *operands, *([] if time is None else [time]), dt]
         inputs = flatten([ufl.as_ufl(p) for p in parts])
         module = RungeKutta(net, sum(self.sizes), method, substeps, timed=time is not None)
+        self.rate = PointEvaluator(net, inputs.ufl_shape[0] - 1)  # first: its errors name net
         self.evaluator = PointEvaluator(module, inputs.ufl_shape[0])
-        self.map = PointMap(self.evaluator, inputs, at)
+        self.map = StepMap(self.evaluator, inputs, at)
         self.weights = Weights.of(net, at.mesh.comm)
 
     def step(self) -> None:
@@ -113,11 +134,12 @@ class PointwiseODE:
         large; rates with a value well below one are mild.  Collective.
         """
         inputs = self.map.load()
-        rate = PointEvaluator(self.net, inputs.shape[1] - 1)
-        _, jacobian = rate.value_and_derivative(inputs[:, :-1])
-        m = sum(self.sizes)
-        eigenvalues = np.linalg.eigvals(jacobian[:, :, :m])
-        local = np.abs(eigenvalues).max(axis=1, initial=0.0) * np.abs(inputs[:, -1])
+        _, jacobian = self.rate.value_and_derivative(inputs[:, :-1])
+        matrices = jacobian[:, :, : sum(self.sizes)]
+        finite = np.isfinite(matrices).all(axis=(1, 2))
+        local = np.full(len(inputs), np.inf)  # where the rate has no derivative
+        eigenvalues = np.linalg.eigvals(matrices[finite])
+        local[finite] = np.abs(eigenvalues).max(axis=1, initial=0.0) * np.abs(inputs[finite, -1])
         return max_over_ranks(self.map.at.mesh.comm, float(local.max(initial=0.0)))
 
 

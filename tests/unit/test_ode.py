@@ -66,6 +66,22 @@ def test_a_stage_without_a_solution_is_nan_at_its_point_alone():
     assert torch.isfinite(values).ravel().tolist() == [True, False]
 
 
+@pytest.mark.parametrize("method", ["backward_euler", "implicit_midpoint", "sdirk2"])
+def test_stages_where_undamped_newton_diverges(method):
+    class Steep(torch.nn.Module):
+        def forward(self, x):
+            return -50 * torch.arctan(20 * (x[:, :1] - 3.0))
+
+    # Newton's method from k = 0 overshoots further and further on an arctan.
+    step = femnn.RungeKutta(Steep(), 1, method)
+    x = torch.tensor([[0.0, 1.0], [6.5, 2.0], [3.0, 1.0]], dtype=torch.float64)
+    stage = {"backward_euler": 1.0, "implicit_midpoint": 0.5, "sdirk2": 1 - 2**-0.5}[method]
+    h = stage * x[:, 1:]
+    k = step._converged(x[:, :1], h, x[:, :0], x[:, :0])
+    assert torch.allclose(k, Steep()(x[:, :1] + h * k), rtol=1e-9, atol=1e-9)
+    assert bool(torch.isfinite(step(x)).all())
+
+
 def test_single_precision_converges():
     net = femnn.MLP(1, 5, 1, seed=1, dtype=torch.float32)
     x = torch.tensor([[0.3, 0.5]])

@@ -119,3 +119,29 @@ def test_wrong_arguments_are_named():
         femnn.LieSplitting(solver, un, net, dt=Constant(0.1))
     with pytest.raises(ValueError, match="start has 2 components, wanted 1: one for each comp"):
         femnn.PointwiseODE(femnn.MLP(1, 3, 1), un, dt=dt, start=[u, u])
+
+
+@pytest.mark.parallel([1, 2])
+def test_a_step_that_blows_up_is_an_error_on_all_ranks():
+    V = FunctionSpace(UnitIntervalMesh(4), "CG", 1)
+    u = Function(V).interpolate(SpatialCoordinate(V.mesh())[0])
+
+    class Explosion(torch.nn.Module):
+        def forward(self, x):
+            return torch.exp(50 * (x + 1))
+
+    step = femnn.PointwiseODE(Explosion(), u, dt=Constant(1.0), method="rk4", substeps=3)
+    before = u.dat.data_ro.copy()
+    with pytest.raises(
+        ConvergenceError,
+        match=r"step of Explosion by rk4 with substeps=3 gave values that are not numbers at 5 "
+        r"points \(before it: at 0\): .* an implicit method \('sdirk2'\)",
+    ):
+        step.step()
+    assert np.array_equal(u.dat.data_ro, before)
+
+
+def test_errors_name_the_users_module():
+    u = Function(FunctionSpace(UnitIntervalMesh(2), "CG", 1))
+    with pytest.raises(ValueError, match="the network MLP"):
+        femnn.PointwiseODE(femnn.MLP(3, 5, 1), u, dt=Constant(0.1))
