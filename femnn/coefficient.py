@@ -19,7 +19,7 @@ from femnn.mirrors import CoordinateState, dependencies_of, version
 from femnn.networks import Gradient
 from femnn.parallel import all_ranks
 from femnn.pointmap import PointMap
-from femnn.quadrature import PointSet, default_degree, flatten
+from femnn.quadrature import PointSet, asked_degree, default_degree, flatten
 from femnn.weights import Weights
 
 
@@ -39,13 +39,15 @@ class NeuralCoefficient(fd.Function):
         UFL expressions: the unknown, its gradient, ``SpatialCoordinate``, other Functions,
         Constants.  Each component of a vector or tensor operand is one input of the network.
     degree
-        Degree of the quadrature rule.  By default 2 p + 2, with p the highest polynomial
-        degree among the Functions in the operands and the mesh's coordinates.
+        Degree of the quadrature rule.  By default the measure's, and without one 2 p + 2, with
+        p the highest polynomial degree among the Functions in the operands and the mesh's
+        coordinates.
     measure
         Where the points are: ``dx`` (cells), ``ds`` (exterior facets: a law of the boundary)
         or ``dS`` (interior facets: operands that jump are ``u("+")``, ``u("-")``, ``avg(u)``,
         ``jump(u)``; a law of both sides should not depend on which is called ``"+"``).  On
-        extruded meshes ``ds_v``, ``ds_t``, ``ds_b``, ``dS_v`` and ``dS_h``.
+        extruded meshes ``ds_v``, ``ds_t``, ``ds_b``, ``dS_v`` and ``dS_h``.  The network is
+        evaluated on all of them; a subdomain is chosen by the integral that it stands in.
     space
         A function space whose degrees of freedom are point values: the network is then
         evaluated at its nodes, and the coefficient is a Function on it, for Dirichlet data,
@@ -130,7 +132,7 @@ class NeuralCoefficient(fd.Function):
             at=at,
             degree=at.degree,
             measure=measure,
-            has_default_degree=degree is None,
+            has_default_degree=degree is None and asked_degree(measure) is None,
             evaluator=evaluator,
             weights=Weights.of(net, mesh.comm),
             _moved=CoordinateState(mesh),
@@ -293,6 +295,13 @@ def _points_of(
                 "at a space's nodes or at quadrature points, give one of the two."
             )
         return PointSet.of_nodes(space)
+    asked = asked_degree(measure)
+    if None not in (degree, asked) and degree != asked:
+        raise ValueError(
+            f"NeuralCoefficient got degree={degree} and a measure of degree {asked}: give the "
+            "degree once."
+        )
+    degree = asked if degree is None else degree
     degree = default_degree(mesh, operands) if degree is None else int(degree)
     return PointSet.of_rule(mesh, degree, measure.integral_type())
 

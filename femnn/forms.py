@@ -16,7 +16,7 @@ from ufl.algorithms.map_integrands import map_integrand_dags
 from ufl.corealg.multifunction import MultiFunction
 
 from femnn.coefficient import neural_coefficients
-from femnn.quadrature import entry_derivative, expression_derivative
+from femnn.quadrature import asked_degree, entry_derivative, expression_derivative
 
 
 def with_degrees(form: Any) -> Any:
@@ -59,7 +59,7 @@ def _with_degree(integral: ufl.Integral, at_points: bool) -> ufl.Integral:
             )
     _check_default_degree(first, integral)
     metadata = dict(integral.metadata())
-    asked = _asked_degree(integral)
+    asked = asked_degree(integral)
     if asked is not None and asked != first.degree:
         raise ValueError(
             f"the measure has quadrature degree {asked}, but {first.name()} in it has degree "
@@ -76,14 +76,9 @@ def _with_degree(integral: ufl.Integral, at_points: bool) -> ufl.Integral:
     return integral.reconstruct(metadata=metadata)
 
 
-def _asked_degree(integral: ufl.Integral) -> int | None:
-    metadata = integral.metadata()
-    return metadata.get("quadrature_degree", metadata.get("degree"))
-
-
 def _with_own_degree(integral: ufl.Integral) -> ufl.Integral:
     """The degree of Functions in a Quadrature space, or the one that UFL estimates."""
-    if _asked_degree(integral) is not None:
+    if asked_degree(integral) is not None:
         return integral
     functions = extract_coefficients(integral.integrand())
     degrees = {degree for f in functions for degree in _rule_degrees(f)}

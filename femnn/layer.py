@@ -87,6 +87,13 @@ class PDELayer(nn.Module):
                     f"PDELayer: a control is a {type(control).__name__}, wanted Weights, "
                     "Functions or Constants."
                 )
+        for field, what in [*((c, "control") for c in controls), (Jhat.functional, "result")]:
+            if isinstance(field, fd.Function) and len(field.function_space()) > 1:
+                raise TypeError(
+                    f"PDELayer: the {what} {field.name()} is in a mixed space, whose values are "
+                    "not one tensor: record the model with a Function for each part, which is "
+                    "assigned to or from field.subfunctions."
+                )
         self._controls = controls
         self.weights = nn.ParameterList(
             p for c in controls if isinstance(c, Weights) for p in c.parameters
@@ -125,7 +132,7 @@ class PDELayer(nn.Module):
         ValueError
             If the number or a shape of the inputs is not that of the controls.
         TypeError
-            If an input is not of a floating dtype.
+            If an input is not a tensor or not of a floating dtype.
         RuntimeError
             If weights or Constants differ between ranks, or another rank has raised one of
             the above.
@@ -137,6 +144,12 @@ class PDELayer(nn.Module):
                 f"PDELayer got {len(inputs)} inputs, wanted {self.n_inputs}: one for each control "
                 "that is not Weights."
             )
+        for tensor in inputs:
+            if not isinstance(tensor, Tensor):
+                raise TypeError(
+                    f"PDELayer got a {type(tensor).__name__}, wanted a torch.Tensor: "
+                    "torch.as_tensor(x) makes one."
+                )
         return _Evaluate.apply(self, *inputs, *self.weights)
 
     def evaluate(self, tensors: Sequence[Tensor]) -> Any:

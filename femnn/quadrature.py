@@ -262,6 +262,12 @@ def _cell_rule(cell: Any, degree: int) -> Any:
     return FiniteElement("Quadrature", cell, degree, quad_scheme="default")
 
 
+def asked_degree(measure: ufl.Measure | ufl.Integral) -> int | None:
+    """The quadrature degree that a measure or an integral asks for."""
+    metadata = measure.metadata()
+    return metadata.get("quadrature_degree", metadata.get("degree"))
+
+
 def default_degree(mesh: Any, operands: Sequence[Any]) -> int:
     """Degree of quadrature where the user gives none: 2 p + 2.
 

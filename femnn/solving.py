@@ -266,7 +266,6 @@ class NeuralVariationalSolver:
             iterate = v.array_r.copy()
         others = [d for n in self._networks for d in n.depends_on if d is not self.unknown]
         state = (
-            [id(w) for w in self._weights.values()],
             [n.evaluator.state() for n in self._networks],
             [version(d) for d in others],
             [state() for state in self._moved],
@@ -305,6 +304,7 @@ class NeuralVariationalSolver:
             vector = weights.vector
             if known is None or not np.array_equal(known, vector):
                 self._weights[coefficient.weights] = vector
+                self._evaluated = None
 
     def _run(self) -> None:
         inner = self._inner

@@ -126,7 +126,10 @@ class LieSplitting:
         self._solve()
 
     def stiffness(self) -> float:
-        """The step's length times the rate's largest eigenvalue; see :class:`PointwiseODE`."""
+        """The length of the network's first step times the rate's largest eigenvalue.
+
+        That step is dt, and half of it in :class:`StrangSplitting`; see :class:`PointwiseODE`.
+        """
         return self._before.stiffness()
 
     def _solve(self) -> None:

@@ -545,3 +545,10 @@ def test_a_hessian_with_a_control_that_does_not_move(V):
     still, zero = Jhat.hessian([along, None]), Jhat.hessian([along, Function(V)])
     np.testing.assert_allclose(still[0].vector, zero[0].vector, rtol=1e-12)
     np.testing.assert_allclose(still[1].dat.data_ro, zero[1].dat.data_ro, rtol=1e-9, atol=1e-14)
+
+
+def test_the_measure_can_give_the_degree(V):
+    u = wave(V)
+    assert femnn.NeuralCoefficient(femnn.MLP(1, 3, 1), u, measure=ds(degree=3)).degree == 3
+    with pytest.raises(ValueError, match="got degree=4 and a measure of degree 3: give the deg"):
+        femnn.NeuralCoefficient(femnn.MLP(1, 3, 1), u, degree=4, measure=dx(degree=3))

@@ -94,6 +94,27 @@ def test_wrong_inputs_are_named():
         layer(torch.zeros(3, dtype=torch.float64))
 
 
+def test_inputs_that_are_not_tensors_are_refused():
+    J, _, _, f, _ = recorded()
+    layer = femnn.PDELayer(ReducedFunctional(J, Control(f)))
+    with pytest.raises(TypeError, match=r"got a ndarray, wanted a torch.Tensor"):
+        layer(np.full(25, 10.0))
+
+
+def test_mixed_controls_and_results_are_refused():
+    mesh = UnitIntervalMesh(2)
+    W = VectorFunctionSpace(mesh, "CG", 1, dim=2) * FunctionSpace(mesh, "CG", 1)
+    continue_annotation()
+    w, result, part = Function(W, name="w"), Function(W, name="result"), Function(W.sub(1))
+    J = assemble(inner(w, w) * dx)
+    result.sub(1).assign(part)
+    pause_annotation()
+    with pytest.raises(TypeError, match="the control w is in a mixed space, whose values are not"):
+        femnn.PDELayer(ReducedFunctional(J, Control(w)))
+    with pytest.raises(TypeError, match="the result result is in a mixed space"):
+        femnn.PDELayer(ReducedFunctional(result, Control(part)))
+
+
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex128])
 def test_inputs_that_are_not_floating_are_refused(dtype):
     J, _, _, f, _ = recorded()
