@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from femnn.coefficient import NeuralCoefficient
     from femnn.comparison import ImplicitStep, compare_schemes
     from femnn.constrained import ConvexMLP, MonotoneMLP
+    from femnn.equations import solve
     from femnn.features import FourierFeatures, InputScaling, PeriodicInputs
     from femnn.functionals import assemble
     from femnn.laws import Even, Odd, SPDTensor, SymmetricTensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from femnn.operator import apply
     from femnn.problem import NeuralVariationalProblem
     from femnn.reaction import PointwiseODE
-    from femnn.solving import NeuralVariationalSolver, solve
+    from femnn.solving import NeuralVariationalSolver
     from femnn.splitting import LieSplitting, StrangSplitting
     from femnn.stepping import TimeStepper
     from femnn.storage import load, save
@@ -85,7 +86,8 @@ _MODULES = {
     "networks": ("MLP", "Gradient"),
     "problem": ("NeuralVariationalProblem",),
     "reaction": ("PointwiseODE",),
-    "solving": ("NeuralVariationalSolver", "solve"),
+    "equations": ("solve",),
+    "solving": ("NeuralVariationalSolver",),
     "splitting": ("LieSplitting", "StrangSplitting"),
     "stepping": ("TimeStepper",),
     "storage": ("load", "save"),

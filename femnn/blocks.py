@@ -166,12 +166,18 @@ class SolveBlock(Block):
     """The solution of a variational problem with networks of the unknown inside.
 
     All the work is done by the solver, on private copies of what the block depends on.
+
+    Attributes
+    ----------
+    scale
+        The smallest norm of a first residual when the solver started from the recorded guess.
     """
 
     def __init__(self, solver: NeuralVariationalSolver, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
         self.solver = solver
         self.boundary = solver.boundary_snapshots()
+        self.scale = np.inf
         for dependency in solver.dependencies:
             self.add_dependency(dependency, no_duplicates=True)
 
@@ -189,7 +195,9 @@ class SolveBlock(Block):
         self, inputs: list, block_variable: Any, idx: int, prepared: Any
     ) -> Any:
         known = None if block_variable.checkpoint is None else block_variable.saved_output
-        solution = self.solver.solve_with(self._values(), self.boundary, guess=known)
+        solution, self.scale = self.solver.solve_with(
+            self._values(), self.boundary, known, self.scale
+        )
         result = maybe_disk_checkpoint(solution)
         self.solver.remember(self, result)
         return result

@@ -8,7 +8,7 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
-from firedrake.petsc import DEFAULT_KSP_PARAMETERS, PETSc
+from firedrake.petsc import PETSc
 from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
 from ufl.domain import extract_domains
 
@@ -21,6 +21,8 @@ from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.private import PrivateNetwork
 from femnn.problem import NeuralVariationalProblem
 from femnn.second_order import SecondOrder
+
+FAR = 10.0  # how far from its tolerance a residual may be
 
 
 class NeuralVariationalSolver:
@@ -101,6 +103,7 @@ class NeuralVariationalSolver:
             pre_jacobian_callback=self._before_tangent,
             **kwargs,
         )
+        self.snes.setConvergenceHistory(reset=True)
         self._tangent_depends_on = [
             d
             for form in (forward_tangent, self._inner._problem.Jp)
@@ -162,6 +165,7 @@ class NeuralVariationalSolver:
             block.add_output(node)
             node.save_output()
             self.remember(block, node.checkpoint)
+            block.scale = self.first_residual
         return problem.u
 
     # What the block on the tape calls.
@@ -172,11 +176,13 @@ class NeuralVariationalSolver:
         values: Mapping[Any, Any],
         boundary: Sequence | None = None,
         guess: fd.Function | None = None,
-    ) -> fd.Function:
+        scale: float = np.inf,
+    ) -> tuple[fd.Function, float]:
         """The solution for other values of what it depends on; nothing of the user's changes.
 
         Starts from ``guess``, the solution of the last time, if the solver may; where that
-        fails, and otherwise, from the initial guess that the tape has recorded.
+        fails, and otherwise, from the initial guess that the tape has recorded.  ``scale`` is
+        the smallest first residual from there that is known, which is returned as well.
         """
         self._load(values, boundary)
         if guess is not None and self.warm_start and not self._keeps_tangent:
@@ -184,11 +190,35 @@ class NeuralVariationalSolver:
             copy_values(guess, self.unknown)
             try:
                 self._run()
-                return self.unknown.copy(deepcopy=True)
+                self._continue_to(scale)
+                return self.unknown.copy(deepcopy=True), scale
             except fd.ConvergenceError:
                 copy_values(recorded, self.unknown)
         self._run()
-        return self.unknown.copy(deepcopy=True)
+        return self.unknown.copy(deepcopy=True), min(scale, self.first_residual)
+
+    def _continue_to(self, scale: float) -> None:
+        """Go on with Newton's method where it has stopped too early for a residual's scale.
+
+        It stops relative to its first residual, so a start from far off, as the solution at
+        absurd weights can be, ends far from the solution.
+        """
+        snes = self.snes
+        rtol, atol, *_ = snes.getTolerances()
+        relative = snes.getConvergedReason() == PETSc.SNES.ConvergedReason.CONVERGED_FNORM_RELATIVE
+        if not relative or snes.getFunctionNorm() <= FAR * rtol * scale:
+            return
+        snes.setTolerances(rtol=0.0, atol=max(atol, rtol * scale))
+        try:
+            self._run()
+        finally:
+            snes.setTolerances(rtol=rtol, atol=atol)
+
+    @property
+    def first_residual(self) -> float:
+        """The norm of the last solve's first residual; infinite where PETSc has not taken it."""
+        norms, _ = self.snes.getConvergenceHistory()
+        return float(norms[0]) if len(norms) else np.inf
 
     def remember(self, block: Any, solution: Any) -> None:
         """Note that the private copies are in the state of this block's solution."""
@@ -373,74 +403,6 @@ class NeuralVariationalSolver:
             "whose output keeps the problem well-posed (output='softplus'), and "
             "'snes_monitor': None to watch the residual."
         )
-
-
-def solve(
-    equation: Any,
-    u: fd.Function,
-    bcs: Any = None,
-    J: ufl.Form | None = None,
-    Jp: ufl.Form | None = None,
-    form_compiler_parameters: dict | None = None,
-    **kwargs: Any,
-) -> fd.Function:
-    """Firedrake's ``solve`` for problems with neural coefficients.  Collective.
-
-    Parameters
-    ----------
-    equation
-        ``F == 0``, or ``a == L`` where the coefficients do not depend on the unknown.
-    u
-        The unknown; its value is the initial guess.
-    bcs, J, Jp, form_compiler_parameters
-        As for :class:`NeuralVariationalProblem`.
-    **kwargs
-        As for :class:`NeuralVariationalSolver`: ``solver_parameters``, ``nullspace``, ...
-
-    Returns
-    -------
-    firedrake.Function
-        ``u``.
-
-    Raises
-    ------
-    firedrake.ConvergenceError
-        If the solve fails; ``u`` then keeps its value.
-    """
-    linear = isinstance(equation.lhs, ufl.Form) and len(equation.lhs.arguments()) == 2
-    if linear:
-        F = _residual_of_linear(equation.lhs, equation.rhs, u)
-    elif equation.rhs == 0:
-        F = equation.lhs
-    else:
-        raise TypeError("solve: write the equation as F == 0, or as a == L with a bilinear a.")
-    annotate = {k: kwargs.pop(k) for k in ("annotate",) if k in kwargs}
-    problem = NeuralVariationalProblem(
-        F,
-        u,
-        bcs,
-        J=J,
-        Jp=Jp,
-        form_compiler_parameters=form_compiler_parameters,
-        is_linear=linear,
-    )
-    if linear:
-        parameters = dict(kwargs.get("solver_parameters") or {})
-        kwargs["solver_parameters"] = {
-            "snes_type": "ksponly",
-            "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"],
-            **parameters,
-        }
-    return NeuralVariationalSolver(problem, **kwargs).solve(**annotate)
-
-
-def _residual_of_linear(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form:
-    """The residual of a == L; what holds ``u`` already takes its present value, as it must."""
-    forms = [form for form in (a, L) if isinstance(form, ufl.Form)]
-    if any(u in form.coefficients() for form in forms):
-        before = {u: u.copy(deepcopy=True)}
-        a, L = (ufl.replace(f, before) if isinstance(f, ufl.Form) else f for f in (a, L))
-    return fd.action(a, u) - L
 
 
 def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:

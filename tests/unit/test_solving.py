@@ -448,6 +448,20 @@ def test_a_warm_start_that_fails_is_followed_by_a_cold_one(V, exact):
     assert not guesses[1].any(), "the second try does not start from the recorded guess"
 
 
+@pytest.mark.parametrize("shift", [-17, -20, -25])
+def test_a_warm_start_from_an_absurd_state_is_as_exact_as_a_cold_one(V, shift):
+    values = {}
+    for warm in (False, True):
+        get_working_tape().clear_tape()
+        Jhat, kappa, *_ = poisson(V, solver_parameters={}, warm_start=warm)
+        absurd = kappa.weights.vector.copy()
+        absurd[-1] += shift  # a conductivity near zero: u is up to 1e10 times as large
+        huge = Jhat(kappa.weights.like(absurd))
+        values[warm] = Jhat(kappa.weights)
+        assert huge > 1e3 * values[warm]
+    assert values[True] == pytest.approx(values[False], rel=1e-7)
+
+
 def test_single_precision_network(V):
     double, single = mlp(), mlp(dtype=torch.float32)
     femnn.Weights.of(double).assign(femnn.Weights.of(single))
