@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,7 @@ class SolveBlock(Block):
         self.solver = solver
         self.boundary = solver.boundary_snapshots()
         self.scale = np.inf
+        self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
         for dependency in solver.dependencies:
             self.add_dependency(dependency, no_duplicates=True)
 
@@ -208,6 +210,7 @@ class SolveBlock(Block):
         output = self.get_outputs()[0]
         adjoint = self.solver.linearised_at(self, self._values(), output)
         self.adj_state = adjoint.solve(adj_inputs[0])
+        self._adjoint_at = weakref.ref(output.checkpoint)
         return adjoint
 
     def evaluate_adj_component(
@@ -231,6 +234,12 @@ class SolveBlock(Block):
         self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> Any:
         output = self.get_outputs()[0]
+        if self._adjoint_at is None or self._adjoint_at() is not output.checkpoint:
+            raise RuntimeError(
+                "hessian() was called, but not derivative() since the functional was evaluated "
+                "last: the action of the Hessian needs the adjoint at the same controls. Call "
+                "Jhat.derivative() before Jhat.hessian(direction)."
+            )
         second = self.solver.second_order_at(self, self._values(), output)
         second.solve(hessian_inputs[0], self.adj_state, output.tlm_value, self._dots())
         return second

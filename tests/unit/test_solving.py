@@ -462,6 +462,18 @@ def test_a_warm_start_from_an_absurd_state_is_as_exact_as_a_cold_one(V, shift):
     assert values[True] == pytest.approx(values[False], rel=1e-7)
 
 
+def test_a_hessian_without_its_gradient_is_an_error(V):
+    Jhat, kappa, *_ = poisson(V)
+    direction = kappa.weights.like(kappa.weights.vector)
+    Jhat.derivative()
+    Jhat.hessian(direction)
+    Jhat(kappa.weights.like(1.1 * kappa.weights.vector))
+    with pytest.raises(RuntimeError, match=r"not derivative\(\) since the functional was eval"):
+        Jhat.hessian(direction)
+    Jhat.derivative()
+    Jhat.hessian(direction)
+
+
 def test_single_precision_network(V):
     double, single = mlp(), mlp(dtype=torch.float32)
     femnn.Weights.of(double).assign(femnn.Weights.of(single))
