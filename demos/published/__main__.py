@@ -30,6 +30,8 @@ PROBLEMS = {
             "demos.published.calderon",
             "demos.published.heat",
             "demos.published.heat_discontinuous",
+            "demos.published.advection_diffusion",
+            "demos.published.reaction_rates",
         ),
     )
 }

@@ -60,10 +60,11 @@ def draw(axes, truth, found: dict[str, list[float]], box: tuple | None = None) -
             axis.add_patch(Rectangle(*box, fill=False, color="white", linestyle="--"))
 
 
-def losses(axis, rows: dict[str, dict]) -> None:
+def losses(axis, rows: dict[str, dict], styles: dict[str, str] | None = None) -> None:
     """The loss over the iterations."""
     for name, row in rows.items():
-        axis.loglog(range(1, len(row["history"])), row["history"][1:], label=name)
+        style = (styles or {}).get(name, "")
+        axis.loglog(range(1, len(row["history"])), row["history"][1:], style, label=name)
     axis.set(xlabel="L-BFGS iteration", ylabel="loss", title="training")
     axis.legend(fontsize=8)
 
