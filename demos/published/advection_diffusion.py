@@ -96,10 +96,13 @@ class Problem:
         The signal and the end of each run.
     data
         The observations of each run.
+    parameters
+        PETSc's options for the model's steps.
     """
 
     def __init__(self, settings: Settings):
         self.mesh = UnitSquareMesh(settings.cells, settings.cells)
+        self.parameters = solver_parameters(self.mesh.comm)
         space = FunctionSpace(self.mesh, "P", 1)
         end = settings.end
         self.cases = {"other signal": (other_signal, end), "longer": (signal, settings.longer)}
@@ -112,7 +115,7 @@ class Problem:
 
     def model(self, method, as_operator=learned):
         """Misfit and weight decay as a function of the method."""
-        solver = partial(method.nonlinear_solver, parameters=solver_parameters(self.mesh.comm))
+        solver = partial(method.nonlinear_solver, parameters=self.parameters)
         model = Transport(self.mesh, STEP, as_operator(method.law), solver)
         return DECAY * method.squared_norm() + misfit(model, self.data["training"], method.assemble)
 
