@@ -252,7 +252,10 @@ class WrittenOut(Method):
 
     def nonlinear_solver(self, F, u: Function, bc: DirichletBC, parameters: dict):
         """A solver for ``F == 0`` by Newton's method, with PETSc's options."""
-        return BoundaryInForm(F, u, bc, parameters)
+        if isinstance(bc.function_arg, Function):
+            return BoundaryInForm(F, u, bc, parameters)
+        problem = NonlinearVariationalProblem(F, u, bc)
+        return NonlinearVariationalSolver(problem, solver_parameters=parameters)
 
     def controls(self) -> list[Control]:
         return self.network.controls()

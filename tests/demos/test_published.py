@@ -74,7 +74,7 @@ def sensors():
     """With sources that change in time, and inputs and output of the network transformed."""
     settings = reaction_rates.SETTINGS["reduced"]
     problem = reaction_rates.Problem(settings)
-    problem.parameters = problem.parameters | {"snes_rtol": 1e-12, "snes_atol": 1e-13}
+    problem.parameters |= {"snes_rtol": 1e-12, "snes_atol": 1e-13}
     return problem.mesh, problem.model, problem.network(settings)
 
 
