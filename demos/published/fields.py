@@ -60,13 +60,20 @@ def draw(axes, truth, found: dict[str, list[float]], box: tuple | None = None) -
             axis.add_patch(Rectangle(*box, fill=False, color="white", linestyle="--"))
 
 
-def losses(axis, rows: dict[str, dict], styles: dict[str, str] | None = None) -> None:
+def losses(axis, rows: dict[str, dict]) -> None:
     """The loss over the iterations."""
     for name, row in rows.items():
-        style = (styles or {}).get(name, "")
-        axis.loglog(range(1, len(row["history"])), row["history"][1:], style, label=name)
+        axis.loglog(range(1, len(row["history"])), row["history"][1:], label=name)
     axis.set(xlabel="L-BFGS iteration", ylabel="loss", title="training")
     axis.legend(fontsize=8)
+
+
+def losses_in_time(axis, rows: dict[str, dict], styles: dict[str, str]) -> None:
+    """The loss over processor time, of which each iteration is given the same."""
+    for name, row in rows.items():
+        seconds = np.linspace(0, row["seconds"], len(row["history"]))
+        axis.semilogy(seconds, row["history"], styles[name])
+    axis.set(xlabel="processor time, s", ylabel="loss", title="training")
 
 
 def _show(axis, values, title, **options):

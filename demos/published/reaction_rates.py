@@ -174,9 +174,8 @@ def figure(results: dict) -> plt.Figure:
     """The training, the rates along lines, and the prediction."""
     rows, settings = results["rows"], results["settings"]
     drawn, (training, rates, outflow) = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
-    fields.losses(training, rows, STYLES)
-    training.axhline(results["known"][EXACT]["loss"], color="k", ls=":", label=EXACT)
-    training.legend(fontsize=8)
+    fields.losses_in_time(training, rows, STYLES)
+    training.axhline(results["known"][EXACT]["loss"], color="k", linestyle=":")
     for b, reached in zip(LINES, results["reached"], strict=True):
         line = np.stack((np.linspace(0, reached, 200), np.full(200, b)), 1)
         rates.plot(line[:, 0], truth(*line.T), "k", linewidth=4, alpha=0.3)
@@ -187,10 +186,12 @@ def figure(results: dict) -> plt.Figure:
     rates.set(xlabel="a", ylabel="R(a, b)", title="rate (grey: truth)")
     times = np.linspace(0, settings["duration"], settings["steps"] + 1)[1:]
     outflow.plot(times, results["outflow"], "k", linewidth=4, alpha=0.3, label="truth")
+    outflow.plot([], [], "k:", label="loss of the true law")
     for name, row in rows.items():
         outflow.plot(times, row["outflow"], STYLES[name], label=name)
     outflow.set(title="other sources, not fitted", xlabel="time", ylabel="outflow of C")
-    outflow.legend(fontsize=8)
+    handles, labels = outflow.get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return drawn
 
 
