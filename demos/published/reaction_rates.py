@@ -230,7 +230,8 @@ def plain_network(results: dict, last: int = 10) -> str:
     fall = 1 - losses[-1] / losses[max(0, len(losses) - 1 - last)]
     return (
         f"*{PLAIN}* is femnn alone with R = N(a, b), which does not know that there is no reaction "
-        f"where a species is missing. After {row['iterations']} iterations its loss is "
+        f"where a species is missing. After {row['iterations']} of at most "
+        f"{results['settings']['iterations_plain']} iterations its loss is "
         f"{row['loss']:.3g}, the true law's on this mesh {results['known'][EXACT]['loss']:.3g}; "
         f"over the last {min(last, row['iterations'])} iterations it fell by {fall:.1%}."
     )
