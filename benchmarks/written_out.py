@@ -32,7 +32,8 @@ class WrittenOutNetwork:
     def __init__(self, net: femnn.MLP, mesh):
         self.activation = ACTIVATIONS[net.config["activation"]]
         self.output = OUTPUTS[net.config["output"]]
-        self.layers = []
+        self.ranges = net.config["input_range"]
+        self.mesh, self.layers = mesh, []
         for layer in net.layers:
             if isinstance(layer, torch.nn.Linear):
                 W = TensorFunctionSpace(mesh, "DG", 0, shape=tuple(layer.weight.shape))
@@ -44,12 +45,27 @@ class WrittenOutNetwork:
 
     def __call__(self, *operands):
         """The network's single output."""
-        x = as_vector(operands)
+        x = as_vector(self.scaled(operands))
         for W, b in self.layers[:-1]:
             y = dot(W, x) + b
             x = as_vector([self.activation(y[i]) for i in range(len(y))])
         W, b = self.layers[-1]
         return self.output((dot(W, x) + b)[0])
+
+    def squared_norm(self):
+        """The sum of squared weights, on the tape: the mean over the mesh of what is constant."""
+        with stop_annotating():
+            size = assemble(Constant(1.0) * dx(self.mesh))
+        return sum(assemble(inner(f, f) / size * dx) for f in self.fields)
+
+    def scaled(self, operands: Sequence) -> Sequence:
+        """The operands, from their ranges to [-1, 1]."""
+        if self.ranges is None:
+            return operands
+        return [
+            (x - (lower + upper) / 2) / ((upper - lower) / 2)
+            for x, (lower, upper) in zip(operands, self.ranges, strict=True)
+        ]
 
     def controls(self) -> list[Control]:
         """The fields as controls."""

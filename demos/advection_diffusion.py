@@ -25,24 +25,35 @@ t = 5, 43 % of the nodes' values are above what training has seen there, half of
 more, and the error grows at once.  A term that is linear in u has no such limit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
 import common
 import matplotlib.pyplot as plt
 import numpy as np
+from advection_diffusion_model import (
+    DECAY,
+    END,
+    FINER,
+    OBSERVED,
+    STEP,
+    Transport,
+    evaluate,
+    learned,
+    learned_factors,
+    misfit,
+    nothing,
+    observe,
+    operator_error,
+    other_signal,
+    signal,
+    truth,
+)
 from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
 
-DIFFUSIVITY = 0.1
-DEGREE = 2  # of the quadrature of G
-STEP, FINE_STEP = 0.1, 0.01
-FINER = 10 / 3  # cells along a side of the mesh that observations come from, over the model's
-OBSERVED = 0.2  # time between observations
-END = 5.0
-DECAY = 1e-6
 SHOWN = 3.4  # time of the figure's fields
 AT = round(SHOWN / OBSERVED) - 1
 ERRORS = {
@@ -53,168 +64,18 @@ ERRORS = {
 }
 TRAINING = {key: common.RUNS[key] for key in ("loss", "iterations", "seconds")}
 
-Operator = Callable[[Any, Any, Any, Any], Any]
-Signal = Callable[[float], float]
-
-
-def signal(t: float) -> float:
-    """The boundary value in the training run."""
-    return float(np.sin(t) ** 2)
-
-
-def other_signal(t: float) -> float:
-    """A boundary value that the models have not seen, and up to twice as high."""
-    return float(2 * np.sin(t / 2) ** 2)
-
-
-def truth(u, un, x, y):
-    """The operator that is to be recovered, in the middle between u and un."""
-    velocity = as_vector([sin(pi * x) * cos(pi * y), -cos(pi * x) * sin(pi * y)])
-    return div(velocity * (u + un) / 2)
-
-
-def nothing(u, un, x, y):
-    """No operator: diffusion alone."""
-    return Constant(0.0)
-
-
-def learned(net: femnn.MLP) -> Operator:
-    """A network of u, its gradient, x and y."""
-
-    def operator(u, un, x, y):
-        middle = (u + un) / 2
-        return femnn.NeuralCoefficient(net, middle, grad(middle), x, y, degree=DEGREE)
-
-    return operator
-
-
-def learned_factors(net: femnn.MLP) -> Operator:
-    """u and its gradient, times the three outputs of a network of x and y."""
-
-    def operator(u, un, x, y):
-        middle = (u + un) / 2
-        factors = femnn.NeuralCoefficient(net, x, y, degree=DEGREE)
-        return dot(factors, as_vector([middle, middle.dx(0), middle.dx(1)]))
-
-    return operator
-
-
-def kept_solver(F, u: Function, bc: DirichletBC) -> femnn.NeuralVariationalSolver:
-    """A solver for all steps."""
-    parameters = {
-        "snes_atol": 1e-10,
-        "ksp_type": "preonly",
-        "pc_type": "lu",
-        "pc_factor_mat_solver_type": "petsc" if u.comm.size == 1 else "mumps",
-    }
-    problem = femnn.NeuralVariationalProblem(F, u, bc)
-    return femnn.NeuralVariationalSolver(problem, solver_parameters=parameters)
-
-
-class Transport:
-    """The PDE with an operator G, P1 in space, Crank-Nicolson in time.
-
-    Parameters
-    ----------
-    mesh
-        Of the unit square.
-    step
-        The time step.
-    operator
-        Gives G as a UFL expression of the new u, the old u, x and y.
-    make_solver
-        Makes an object whose ``solve()`` takes a step, of the residual, the unknown and its
-        boundary condition.  Firedrake's own solvers serve where the operator is plain UFL.
-    """
-
-    def __init__(self, mesh, step: float, operator: Operator, make_solver=kept_solver):
-        self.V = V = FunctionSpace(mesh, "P", 1)
-        self.step = step
-        self.u, self.un, self.left = (Function(V, name=name) for name in ("u", "un", "left"))
-        u, un, v = self.u, self.un, TestFunction(V)
-        F = (u - un) / Constant(step) * v * dx
-        F += DIFFUSIVITY * inner(grad((u + un) / 2), grad(v)) * dx
-        F += operator(u, un, *SpatialCoordinate(mesh)) * v * dx(degree=DEGREE)
-        self.solver = make_solver(F, u, DirichletBC(V, self.left, 1))
-
-    def march(self, signal: Signal, end: float) -> Iterator[Function]:
-        """All steps from u = 0; yields u each time that it is observed."""
-        every = round(OBSERVED / self.step)
-        self.u.assign(0.0)
-        self.un.assign(0.0)
-        for k in range(1, round(end / self.step) + 1):
-            self.left.assign(signal(k * self.step))
-            self.solver.solve()
-            self.un.assign(self.u)
-            if k % every == 0:
-                yield self.u
-
-    def states(self, signal: Signal, end: float) -> list[Function]:
-        """All that :meth:`march` yields, as copies."""
-        return [u.copy(deepcopy=True) for u in self.march(signal, end)]
-
-
-def observe(cells: int, space, signal: Signal, end: float) -> list[Function]:
-    """What the true operator gives on a fine mesh, interpolated to another space."""
-    fine = Transport(UnitSquareMesh(cells, cells), FINE_STEP, truth)
-    return [Function(space).interpolate(u) for u in fine.march(signal, end)]
-
 
 def train(
     model: Transport, net: femnn.MLP, data: Sequence[Function], maxiter: int
 ) -> femnn.FitResult:
     """Fit the network in the model's operator to the observations."""
-    weights, observed = femnn.Weights.of(net), Function(model.V)
+    weights = femnn.Weights.of(net)
     get_working_tape().clear_tape()
     continue_annotation()
-    J = DECAY * weights.squared_norm()
-    for u, seen in zip(model.march(signal, END), data, strict=True):
-        observed.assign(seen)
-        J += femnn.assemble((u - observed) ** 2 * dx)
+    J = DECAY * weights.squared_norm() + misfit(model, data)
     Jhat = ReducedFunctional(J, Control(weights))
     pause_annotation()
     return femnn.fit(Jhat, maxiter=maxiter)
-
-
-def squares(functions: Sequence[Function]) -> np.ndarray:
-    """The squared L2 norm of each."""
-    f = Function(functions[0].function_space())
-    return np.array([assemble(f.assign(g) ** 2 * dx) for g in functions])
-
-
-def in_time(values: np.ndarray) -> float:
-    """The integral over time by the trapezoidal rule; all is 0 at t = 0."""
-    return OBSERVED * float(values.sum() - values[-1] / 2)
-
-
-def state_error(states: Sequence[Function], data: Sequence[Function]) -> tuple[float, np.ndarray]:
-    """Relative L2 errors of u: in time and space, and in space at each time."""
-    apart = [Function(seen).assign(u - seen) for u, seen in zip(states, data, strict=True)]
-    error, size = squares(apart), squares(data)
-    return (in_time(error) / in_time(size)) ** 0.5, (error / size) ** 0.5
-
-
-def operator_error(operator: Operator, data: Sequence[Function]) -> float:
-    """Relative L2 error of G in time and space, at the observed u."""
-    u, points = Function(data[0].function_space()), dx(degree=DEGREE)
-    at = (u, u, *SpatialCoordinate(u.function_space().mesh()))
-    found, wanted = operator(*at), truth(*at)
-    pairs = []
-    for seen in data:
-        u.assign(seen)
-        pairs.append([femnn.assemble(g**2 * points) for g in (found - wanted, wanted)])
-    error, size = np.transpose(pairs)
-    return (in_time(error) / in_time(size)) ** 0.5
-
-
-def evaluate(model: Transport, cases: dict[str, tuple], data: dict[str, list]) -> tuple:
-    """For each case the error of u, its errors in space at each time, and u at one time."""
-    errors, curves, shown = {}, {}, {}
-    for case, run in cases.items():
-        states = model.states(*run)
-        errors[case], curves[case] = state_error(states, data[case])
-        shown[case] = states[AT]
-    return errors, curves, shown
 
 
 def on_grid(field: Function, cells: int) -> np.ndarray:
@@ -277,8 +138,8 @@ def main(argv: list[str] | None = None) -> dict:
     operators = {
         "no G": nothing,
         "true G": truth,
-        "network": learned(nets["network"]),
-        "linear in u": learned_factors(nets["linear in u"]),
+        "network": learned(partial(femnn.NeuralCoefficient, nets["network"])),
+        "linear in u": learned_factors(partial(femnn.NeuralCoefficient, nets["linear in u"])),
     }
     runs, trainings, curves, shown = {}, {}, {}, {}
     for name, operator in operators.items():
@@ -286,9 +147,10 @@ def main(argv: list[str] | None = None) -> dict:
         if name in nets:
             result = train(model, nets[name], data["training"], chosen.iterations)
             trainings[name] = common.numbers_of(result)
-        runs[name], errors, shown[name] = evaluate(model, cases, data)
+        runs[name], errors, states = evaluate(model, cases, data)
         runs[name]["operator"] = operator_error(operator, data["training"])
         curves[name] = errors["longer"]
+        shown[name] = {case: found[AT] for case, found in states.items()}
     sizes = {"cells": chosen.cells, "longer": chosen.longer, "seed": chosen.seed}
     numbers = {**sizes, "runs": runs, "trainings": trainings, "seconds": watch.seconds()}
     common.show("Training:", trainings, TRAINING)

@@ -32,18 +32,23 @@ from reaction_model import (
     DURATION,
     EVERY,
     MESH,
-    NOISE,
-    TEST,
-    TRAINING,
     Reactor,
+    difference_in_time,
     flow,
+    misfit,
+    network,
+    observe,
+    predict,
+    rate,
+    scaled,
     stations,
     truth,
+    visited,
+    weighted_difference,
 )
 
 import femnn
 
-UNIT = 10.0  # of the networks' output
 COLUMNS = {
     "rate_error": ("R error", ".2%"),
     "prediction_error": ("c, other sources", ".2%"),
@@ -66,100 +71,43 @@ class OneNumber(torch.nn.Module):
 
 def laws(seed: int, states: np.ndarray) -> dict[str, tuple]:
     """The network of each law, and the power of a b that stands before it."""
-    ranges = [(0.0, float(upper)) for upper in states.max(0)]
-    given = {"output": "softplus", "input_range": ranges, "init": "normal", "seed": seed}
     return {
-        "a b N(a, b)": (femnn.MLP(2, 16, 16, 1, **given), 1),
-        "N(a, b)": (femnn.MLP(2, 16, 16, 1, **given), 0),
+        "a b N(a, b)": (network(seed, states.max(0)), 1),
+        "N(a, b)": (network(seed, states.max(0)), 0),
         "K a b": (OneNumber(), 1),
     }
 
 
-def rate(net: torch.nn.Module, power: int):
-    """A law in the model."""
-    return lambda a, b: UNIT * (a * b) ** power * femnn.NeuralCoefficient(net, a, b)
-
-
 def rate_at(net: torch.nn.Module, power: int, states: np.ndarray) -> np.ndarray:
-    """The same at rows of a and b."""
-    return UNIT * states.prod(1) ** power * values_at(net, states)
+    """A law at rows of a and b."""
+    return scaled(values_at(net, states), *states.T, power)
 
 
-def observe(velocity: Function, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy readings by time, species (a, c) and station, and each species' standard deviation."""
-    places = Stations(velocity.function_space().mesh(), stations())
-    run = Reactor(velocity, 2 * steps, truth).run(TRAINING, 2 * EVERY)
-    exact = np.array([[places.read(u[0]), places.read(u[2])] for u in run])
-    deviation = NOISE * exact.max((0, 2))
-    noise = np.random.default_rng(seed).normal(size=exact.shape)
-    return exact + deviation[:, None] * noise, deviation
-
-
-def predict(velocity: Function, steps: int, law, coarse=None) -> tuple[list[Function], list]:
-    """c after each step with the sources of the test, and what of it flows out."""
-    fine = coarse is not None
-    reactor = Reactor(velocity, steps * (1 + fine), law)
-    found, outflow = [], []
-    for u in reactor.run(TEST, 1 + fine):
-        if fine:
-            on_coarse = Function(VectorFunctionSpace(coarse, "P", 1, dim=3))
-            inject(u, on_coarse)
-            u = on_coarse
-        found.append(Function(u.function_space().sub(2).collapse()).interpolate(u[2]))
-        outflow.append(float(reactor.outflow()))
-    return found, outflow
-
-
-def misfit(reactor: Reactor, readings: np.ndarray, deviation: np.ndarray):
-    """Half the mean square difference to the readings, in units of the noise; on the tape."""
-    places = Stations(reactor.u.function_space().mesh(), stations())
-    J = 0.0
-    for u, measured in zip(reactor.run(TRAINING, EVERY), readings, strict=True):
-        for i, values, spread in zip((0, 2), measured, deviation, strict=True):
-            difference = places.of(u[i]) - places.function(values)
-            J += femnn.assemble(0.5 / (spread**2 * readings.size) * difference**2 * dx)
-    return J
+def sensors(velocity: Function) -> Stations:
+    """The places of the readings in a flow's mesh."""
+    return Stations(velocity.function_space().mesh(), stations())
 
 
 def train(velocity: Function, law, net, readings: np.ndarray, deviation: np.ndarray, chosen):
     """Fit a law's network to the readings."""
-    reactor = Reactor(velocity, chosen.steps, law)
+    reactor, places = Reactor(velocity, chosen.steps, law), sensors(velocity)
     get_working_tape().clear_tape()
     continue_annotation()
-    J = misfit(reactor, readings, deviation)
+    J = misfit(reactor, places, readings, deviation)
     Jhat = ReducedFunctional(J, Control(femnn.Weights.of(net)))
     pause_annotation()
     Jhat.optimize_tape()
     return femnn.fit(Jhat, maxiter=chosen.iterations, options={"maxcor": 40})
 
 
-def visited(reactor: Reactor) -> tuple[np.ndarray, np.ndarray]:
-    """a and b at all nodes after all steps of the run, and the nodes' areas; on every rank."""
-    space = FunctionSpace(reactor.u.function_space().mesh(), "P", 1)
-    area = assemble(TestFunction(space) * dx).dat.data_ro
-    rows = [np.c_[u.dat.data_ro[:, :2], area] for u in reactor.run(TRAINING)]
-    together = np.concatenate(space.mesh().comm.allgather(np.concatenate(rows)))
-    return together[:, :2], together[:, 2]
-
-
-def weighted_difference(found: np.ndarray, exact: np.ndarray, area: np.ndarray) -> float:
-    """Relative root mean square difference."""
-    return float((area @ (found - exact) ** 2 / (area @ exact**2)) ** 0.5)
-
-
-def difference_in_time(found: list[Function], exact: list[Function]) -> float:
-    """Relative L2 difference in space and time."""
-    pairs = list(zip(found, exact, strict=True))
-    return (sum(errornorm(v, u) ** 2 for u, v in pairs) / sum(norm(v) ** 2 for v in exact)) ** 0.5
-
-
 def true_law_row(velocity: Function, readings, deviation, exact: list, steps: int) -> dict:
     """What the coarser model does with the true law."""
-    found, _ = predict(velocity, steps, truth)
+    reactor = Reactor(velocity, steps, truth)
+    found, _ = predict(reactor)
     return {
         "rate_error": 0.0,
         "prediction_error": difference_in_time(found, exact),
-        "loss": float(misfit(Reactor(velocity, steps, truth), readings, deviation)),
+        "loss": float(misfit(reactor, sensors(velocity), readings, deviation)),
         "iterations": 0,
         "seconds": 0.0,
     }
@@ -173,15 +121,16 @@ def main(argv: list[str] | None = None) -> dict:
     chosen = parser.parse_args(argv)
     mesh, finer = MeshHierarchy(Mesh(str(MESH)), 1)
     velocity, fine_velocity = flow(mesh), flow(finer)
-    readings, deviation = observe(fine_velocity, chosen.steps, chosen.seed)
-    exact, outflow = predict(fine_velocity, chosen.steps, truth, mesh)
+    fine = Reactor(fine_velocity, 2 * chosen.steps, truth)
+    readings, deviation = observe(fine, sensors(fine_velocity), chosen.seed)
+    exact, outflow = predict(fine, mesh)
     states, area = visited(Reactor(velocity, chosen.steps, truth))
     runs = {"true law": true_law_row(velocity, readings, deviation, exact, chosen.steps)}
     outflows, predicted, made = {"truth": outflow}, {}, laws(chosen.seed, states)
     for name, (net, power) in made.items():
-        law = rate(net, power)
+        law = rate(partial(femnn.NeuralCoefficient, net), power)
         result = train(velocity, law, net, readings, deviation, chosen)
-        predicted[name], outflows[name] = predict(velocity, chosen.steps, law)
+        predicted[name], outflows[name] = predict(Reactor(velocity, chosen.steps, law))
         errors = {
             "rate_error": weighted_difference(rate_at(net, power, states), truth(*states.T), area),
             "prediction_error": difference_in_time(predicted[name], exact),

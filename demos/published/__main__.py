@@ -30,6 +30,8 @@ PROBLEMS = {
             "demos.published.calderon",
             "demos.published.heat",
             "demos.published.heat_discontinuous",
+            "demos.published.advection_diffusion",
+            "demos.published.reaction_rates",
         ),
     )
 }
@@ -41,8 +43,9 @@ PREFACE = """# The published set, reproduced
 
 Written by `make reproduce`; every number is from its run. The problems, networks and settings
 are those of S. K. Mitusch, S. W. Funke, M. Kuchta, *Hybrid FEM-NN models*, J. Comput. Phys. 446
-(2021), as their public example repository has them. Each section says where the settings here
-differ; `--setting paper` takes theirs, for which a day would not suffice here.
+(2021), as their public example repository has them; the last, a reaction's rate, is ours. The last
+two are nonlinear in the unknown. Each section says where the settings here differ; `--setting
+paper` takes theirs, for which a day would not suffice here.
 
 **What is compared.** Both methods minimise the same function (same mesh, quadrature, data) from
 the same starting weights with the same optimiser, SciPy's L-BFGS-B with its default memory.
@@ -51,7 +54,8 @@ the same starting weights with the same optimiser, SciPy's L-BFGS-B with its def
 - *network in UFL*: the paper's own method with today's Firedrake and pyadjoint. Constants as
   controls, which the paper has, do not work there, so each layer's weights are piecewise constant
   fields. Its linear and adjoint solvers are kept between evaluations and time steps, which the
-  paper's scripts do not do.
+  paper's scripts do not do; boundary values that change in time are a coefficient of the form,
+  because a kept solver's recomputation takes the last ones for all steps.
 - *femnn, same time*: femnn, trained until the other method's training time is spent.
 
 Errors are relative L2 errors against the truth. Times are processor times on one core, because

@@ -68,6 +68,14 @@ def losses(axis, rows: dict[str, dict]) -> None:
     axis.legend(fontsize=8)
 
 
+def losses_in_time(axis, rows: dict[str, dict], styles: dict[str, str]) -> None:
+    """The loss over processor time, of which each iteration is given the same."""
+    for name, row in rows.items():
+        seconds = np.linspace(0, row["seconds"], len(row["history"]))
+        axis.semilogy(seconds, row["history"], styles[name])
+    axis.set(xlabel="processor time, s", ylabel="loss", title="training")
+
+
 def _show(axis, values, title, **options):
     axis.set(title=title, xlabel="x", ylabel="y")
     axis.grid(False)

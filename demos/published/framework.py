@@ -89,19 +89,21 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def method_table(rows: dict[str, dict], columns: dict[str, tuple[str, str]] = COLUMNS) -> str:
     """A Markdown table of trainings: one line for each, with errors, cost and time."""
     body = (
-        [name, *(format(r[key], f) for key, (_, f) in columns.items())] for name, r in rows.items()
+        [name, *(format(r[key], f) if key in r else "-" for key, (_, f) in columns.items())]
+        for name, r in rows.items()
     )
     return table(["method", *(head for head, _ in columns.values())], body)
 
 
-def settings_table(results: dict) -> str:
-    """The settings that differ from the paper's; the rest are the paper's."""
+def settings_table(results: dict, source: str = "the paper") -> str:
+    """The settings that differ from the source's; the rest are the source's."""
     used, paper = results["settings"], results["paper"]
     differ = [(k, _shown(used[k]), _shown(paper[k])) for k in used if used[k] != paper[k]]
     if not differ:
-        return "All settings are the paper's."
+        return f"All settings are {source}'s."
     rows = [(key.replace("_", " "), *values) for key, *values in differ]
-    return table(["setting", "here", "paper"], rows) + "\n\nAll other settings are the paper's."
+    head = ["setting", "here", source.removeprefix("the ")]
+    return f"{table(head, rows)}\n\nAll other settings are {source}'s."
 
 
 def _shown(value) -> str:
@@ -118,7 +120,9 @@ def agreement(rows: dict[str, dict], tolerance: float = 1e-6) -> int:
 
 
 def verdict(
-    cases: dict[str, dict[str, dict]], errors: Iterable[str] = ("k_error", "u_error")
+    cases: dict[str, dict[str, dict]],
+    errors: Iterable[str] = ("k_error", "u_error"),
+    columns: dict[str, tuple[str, str]] = COLUMNS,
 ) -> str:
     """What side-by-side trainings show: speed, agreement, and where femnn is not better."""
     speeds, lines = [], []
@@ -126,7 +130,7 @@ def verdict(
         ours, theirs = rows[OURS], rows[THEIRS]
         each = [r["seconds"] / r["evaluations"] for r in (theirs, ours)]
         speeds.append(each[0] / each[1])
-        worse = [COLUMNS[e][0] for e in errors if ours[e] > 1.02 * theirs[e]]
+        worse = [columns[e][0] for e in errors if ours[e] > 1.02 * theirs[e]]
         if worse:
             lines.append(f"{case}: {' and '.join(worse)}")
     same = min(agreement(rows) for rows in cases.values())

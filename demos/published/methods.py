@@ -1,4 +1,4 @@
-"""Two ways to put a network into a linear PDE and to train it, with the same interface.
+"""Two ways to put a network into a PDE and to train it, with the same interface.
 
 A problem writes its model once, as a function of a method, so that discretisation, data and
 starting weights are the same for both.  Both train by SciPy's L-BFGS-B with the same options.
@@ -175,10 +175,19 @@ class Hybrid(Method):
         """The gradient of a law in space."""
         return law.grad()
 
+    def squared_norm(self):
+        """The sum of squared weights, on the tape."""
+        return self.weights.squared_norm()
+
     def solver(self, F, u: Function, bcs):
         """A solver for ``F == 0``, linear in ``u``, that keeps its factorisation."""
         problem = femnn.NeuralVariationalProblem(F, u, bcs, is_linear=True)
         return femnn.NeuralVariationalSolver(problem, solver_parameters=DIRECT)
+
+    def nonlinear_solver(self, F, u: Function, bc: DirichletBC, parameters: dict):
+        """A solver for ``F == 0`` by Newton's method, with PETSc's options."""
+        problem = femnn.NeuralVariationalProblem(F, u, bc)
+        return femnn.NeuralVariationalSolver(problem, solver_parameters=parameters)
 
     def controls(self) -> list[Control]:
         return [Control(self.weights)]
@@ -231,11 +240,22 @@ class WrittenOut(Method):
         """The gradient of a law in space."""
         return grad(law)
 
+    def squared_norm(self):
+        """The sum of squared weights, on the tape."""
+        return self.network.squared_norm()
+
     def solver(self, F, u: Function, bcs):
         """A solver for ``F == 0``, linear in ``u``, that keeps its factorisation."""
         a, L = ufl.system(ufl.replace(F, {u: TrialFunction(u.function_space())}))
         problem = LinearVariationalProblem(a, L, u, bcs, constant_jacobian=True)
         return LinearVariationalSolver(problem, solver_parameters=DIRECT)
+
+    def nonlinear_solver(self, F, u: Function, bc: DirichletBC, parameters: dict):
+        """A solver for ``F == 0`` by Newton's method, with PETSc's options."""
+        if isinstance(bc.function_arg, Function):
+            return BoundaryInForm(F, u, bc, parameters)
+        problem = NonlinearVariationalProblem(F, u, bc)
+        return NonlinearVariationalSolver(problem, solver_parameters=parameters)
 
     def controls(self) -> list[Control]:
         return self.network.controls()
@@ -278,6 +298,33 @@ class WrittenOut(Method):
             setup=self.setup,
             history=history,
         )
+
+
+class BoundaryInForm:
+    """Firedrake's kept solver with boundary values that may differ from step to step.
+
+    pyadjoint's recomputation of a kept solver takes the boundary values that the last step has
+    left.  So they are a coefficient of the form, and the unknown is zero on the boundary.
+    """
+
+    def __init__(self, F, u: Function, bc: DirichletBC, parameters: dict):
+        V = u.function_space()
+        self.u, self.bc = u, bc
+        self.inside, self.boundary = Function(V), Function(V)
+        self.whole = self.inside + self.boundary
+        problem = NonlinearVariationalProblem(
+            ufl.replace(F, {u: self.whole}), self.inside, bc.reconstruct(g=0)
+        )
+        self.solver = NonlinearVariationalSolver(problem, solver_parameters=parameters)
+
+    def solve(self) -> None:
+        """Solve, from the last solution."""
+        with stop_annotating():
+            values = Function(self.u.function_space())
+            self.bc.apply(values)
+        self.boundary.assign(values)
+        self.solver.solve()
+        self.u.assign(self.whole)
 
 
 def cpu_seconds() -> float:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,7 +91,7 @@ def test_boundary_law(demo, tmp_path):
 
 def test_advection_diffusion(demo, tmp_path):
     """The transport that is missing is learned; linear in u it holds for another signal."""
-    module = demo("advection_diffusion")
+    module, transport = demo("advection_diffusion"), demo("advection_diffusion_model")
     sizes = ["--cells", "10", "--iterations", "60", "--longer", "6"]
     numbers = module.main(["--output", str(tmp_path), *sizes])
     check_files(tmp_path, numbers, {})
@@ -105,28 +106,29 @@ def test_advection_diffusion(demo, tmp_path):
     net = femnn.load(tmp_path / "network.safetensors")
     mesh = fd.UnitSquareMesh(10, 10)
     space = fd.FunctionSpace(mesh, "P", 1)
-    data = module.observe(33, space, module.signal, module.END)
-    model = module.Transport(mesh, module.STEP, module.learned(net))
-    found, _ = module.state_error(model.states(module.signal, module.END), data)
+    data = transport.observe(33, space, transport.signal, transport.END)
+    law = partial(femnn.NeuralCoefficient, net)
+    model = transport.Transport(mesh, transport.STEP, transport.learned(law))
+    found, _ = transport.state_error(model.states(transport.signal, transport.END), data)
     assert found == pytest.approx(runs["network"]["training"])
 
 
 def test_advection_diffusion_takes_other_solvers(demo):
     """With the network written in UFL and Firedrake's solver the model gives the same u."""
-    module = demo("advection_diffusion")
+    module = demo("advection_diffusion_model")
     mesh = fd.UnitSquareMesh(5, 5)
     net = femnn.MLP(5, 4, 1, init="normal")
 
-    def written(u, un, x, y):
-        middle = (u + un) / 2
-        return femnn.to_ufl(net, middle, *fd.grad(middle), x, y)[0]
+    def written(*operands, degree):
+        return femnn.to_ufl(net, *operands)[0]
 
     def firedrake_solver(F, u, bc):
         problem = fd.NonlinearVariationalProblem(F, u, bc)
         return fd.NonlinearVariationalSolver(problem, solver_parameters={"snes_atol": 1e-10})
 
-    kept = module.Transport(mesh, module.STEP, module.learned(net))
-    other = module.Transport(mesh, module.STEP, written, firedrake_solver)
+    law = partial(femnn.NeuralCoefficient, net)
+    kept = module.Transport(mesh, module.STEP, module.learned(law))
+    other = module.Transport(mesh, module.STEP, module.learned(written), firedrake_solver)
     for u, same in zip(
         kept.march(module.signal, 1.0), other.march(module.signal, 1.0), strict=True
     ):
@@ -138,14 +140,16 @@ def test_reaction_rates(demo):
     """The law that knows where there is no reaction, from readings on the same mesh."""
     module, model = demo("reaction_rates"), demo("reaction_model")
     velocity = model.flow(fd.Mesh(str(model.MESH)))
-    readings, deviation = module.observe(velocity, 20, 0)
-    states, area = module.visited(model.Reactor(velocity, 20, model.truth))
+    fine = model.Reactor(velocity, 40, model.truth)
+    readings, deviation = model.observe(fine, module.sensors(velocity), 0)
+    states, area = model.visited(model.Reactor(velocity, 20, model.truth))
     net, power = module.laws(0, states)["a b N(a, b)"]
+    law = model.rate(partial(femnn.NeuralCoefficient, net), power)
     chosen = SimpleNamespace(steps=20, iterations=14)
-    result = module.train(velocity, module.rate(net, power), net, readings, deviation, chosen)
+    result = module.train(velocity, law, net, readings, deviation, chosen)
     assert result.loss < 0.2 * result.initial_loss
     found, exact = module.rate_at(net, power, states), model.truth(*states.T)
-    assert module.weighted_difference(found, exact, area) < 0.6
+    assert model.weighted_difference(found, exact, area) < 0.6
 
 
 def test_encoder_and_law(demo, tmp_path):

@@ -4,12 +4,14 @@ import importlib
 import json
 from dataclasses import replace
 
+import firedrake as fd
 import numpy as np
 import pytest
 from firedrake.petsc import PETSc
 
 import femnn
 from demos.published import (
+    advection_diffusion,
     calderon,
     convergence,
     framework,
@@ -19,6 +21,7 @@ from demos.published import (
     noise,
     partial_observation,
     pinn,
+    reaction_rates,
 )
 from demos.published.methods import OURS, OURS_LONGER, THEIRS, Budget, Hybrid, WrittenOut
 from demos.published.poisson import Poisson, coefficient_error, grid, network
@@ -37,38 +40,88 @@ def coarse_heat(settings):
     return replace(settings, cells=40, step=0.005, data_cells=400, data_step=5e-4).model()
 
 
-def small_models():
-    """For each kind of model its mesh, the model and a network: few weights compile sooner."""
-    steady = femnn.MLP(2, 4, 1, activation="sigmoid", init="uniform", seed=2)
-    noisy = Poisson(4, noise.truth)
-    added = noise.noise(noisy, noise.SETTINGS["reduced"])
-    flux = calderon.Calderon(4, 8)
-    line = heat_model.Heat(heat_model.smooth, 10, 0.05, 100, 5e-3, 0.05)
+def steady_network():
+    """Few weights compile sooner."""
+    return femnn.MLP(2, 4, 1, activation="sigmoid", init="uniform", seed=2)
+
+
+def penalty():
+    problem = Poisson(4, noise.truth)
+    added = noise.noise(problem, noise.SETTINGS["reduced"])
+    return problem.mesh, noise.misfit(problem, added, 1e-2), steady_network()
+
+
+def flux():
+    problem = calderon.Calderon(4, 8)
+    return problem.mesh, problem.model, steady_network()
+
+
+def linear_steps():
+    problem = heat_model.Heat(heat_model.smooth, 10, 0.05, 100, 5e-3, 0.05)
     law = femnn.MLP(1, 4, 1, activation="tanh", init="uniform", seed=1)
-    return {
-        "penalty": (noisy.mesh, noise.misfit(noisy, added, 1e-2), steady),
-        "flux": (flux.mesh, flux.model, steady),
-        "time": (line.mesh, line.model, law),
-    }
+    return problem.mesh, problem.model, law
 
 
-@pytest.mark.parametrize("name", ["penalty", "flux", "time"])
-def test_same_path_as_the_network_in_ufl(name):
+def nonlinear_steps():
+    """With boundary values that change in time, and weight decay."""
+    settings = advection_diffusion.SETTINGS["reduced"]
+    problem = advection_diffusion.Problem(settings)
+    problem.parameters |= {"snes_rtol": 1e-12, "snes_atol": 1e-13}
+    return problem.mesh, problem.model, advection_diffusion.networks(settings)[0]
+
+
+def sensors():
+    """With sources that change in time, and inputs and output of the network transformed."""
+    settings = reaction_rates.SETTINGS["reduced"]
+    problem = reaction_rates.Problem(settings)
+    problem.parameters |= {"snes_rtol": 1e-12, "snes_atol": 1e-13}
+    return problem.mesh, problem.model, problem.network(settings)
+
+
+@pytest.mark.parametrize("make", [penalty, flux, linear_steps, nonlinear_steps, sensors])
+def test_same_path_as_the_network_in_ufl(make):
     """From the same weights the paper's method has the same gradient, and so the same losses."""
-    mesh, model, net = small_models()[name]
+    mesh, model, net = make()
     ours, theirs = Hybrid(net, mesh), WrittenOut(net, mesh)
     for method in (ours, theirs):
         method.record(model)
-    away = ours.first + 0.1
-    value, gradient = ours.value_and_gradient(away)
-    expected, expected_gradient = theirs.value_and_gradient(away)
-    assert value == pytest.approx(expected, rel=1e-10)
-    error = np.linalg.norm(gradient - expected_gradient)
-    assert error < 1e-9 * np.linalg.norm(expected_gradient)
+    for weights in (ours.first, ours.first + 0.1):
+        value, gradient = ours.value_and_gradient(weights)
+        expected, expected_gradient = theirs.value_and_gradient(weights)
+        assert value == pytest.approx(expected, rel=1e-10)
+        error = np.linalg.norm(gradient - expected_gradient)
+        assert error < 1e-9 * np.linalg.norm(expected_gradient)
     losses, expected_losses = (np.array(m.train(Budget(4)).history) for m in (ours, theirs))
     assert len(losses) == 5
     assert losses[-1] < 0.9 * losses[0]
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
+
+
+def test_squared_norm():
+    """On a mesh of any size: the weights' own, with its gradient."""
+    mesh, net = fd.RectangleMesh(2, 3, 2.0, 3.0), femnn.MLP(2, 3, 1, seed=1)
+    for method in (Hybrid(net, mesh), WrittenOut(net, mesh)):
+        method.record(lambda method: method.squared_norm())
+        weights = method.first + 0.1
+        value, gradient = method.value_and_gradient(weights)
+        assert value == pytest.approx(weights @ weights, rel=1e-13)
+        np.testing.assert_allclose(gradient, 2 * weights, rtol=1e-12)
+
+
+@pytest.mark.parametrize("problem", [advection_diffusion, reaction_rates])
+def test_nonlinear_problems(problem, tmp_path):
+    """Both methods take the same path, more time gives a lower loss; the figure is drawn."""
+    results = framework.run(problem, "reduced")
+    rows, iterations = results["rows"], results["settings"]["iterations"]
+    assert framework.agreement(rows) == rows[THEIRS]["iterations"] == iterations
+    for error in problem.ERRORS:
+        assert rows[OURS][error] == pytest.approx(rows[THEIRS][error], rel=1e-4)
+    assert rows[OURS_LONGER]["loss"] < rows[OURS]["loss"] < rows[OURS]["initial_loss"]
+    framework.write(problem, results, tmp_path)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    text = problem.report(json.loads((tmp_path / "results.json").read_text()))
+    for name in {**results["known"], **rows}:
+        assert f"| {name} |" in text
 
 
 def test_convergence_in_h():
