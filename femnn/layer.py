@@ -139,17 +139,7 @@ class PDELayer(nn.Module):
         firedrake.ConvergenceError
             If a solve fails.
         """
-        if len(inputs) != self.n_inputs:
-            raise ValueError(
-                f"PDELayer got {len(inputs)} inputs, wanted {self.n_inputs}: one for each control "
-                "that is not Weights."
-            )
-        for tensor in inputs:
-            if not isinstance(tensor, Tensor):
-                raise TypeError(
-                    f"PDELayer got a {type(tensor).__name__}, wanted a torch.Tensor: "
-                    "torch.as_tensor(x) makes one."
-                )
+        self._raise_failure(self._wrong(inputs))
         return _Evaluate.apply(self, *inputs, *self.weights)
 
     def evaluate(self, tensors: Sequence[Tensor]) -> Any:
@@ -195,14 +185,33 @@ class PDELayer(nn.Module):
                     arrays.append(_as_array(control, next(inputs)))
         except (TypeError, ValueError) as error:
             failure = error
-        if self._comm is not None and any_rank(self._comm, failure is not None):
-            raise failure or RuntimeError("PDELayer: another rank got wrong inputs, see there.")
-        if failure is not None:
-            raise failure
+        self._raise_failure(failure)
         both = list(zip(self._controls, arrays, strict=True))
         shared = (array for control, array in both if not isinstance(control, fd.Function))
         self._check_ranks(b"".join(a.tobytes() for a in shared), "weights or Constants")
         return [_as_value(control, array) for control, array in both]
+
+    def _wrong(self, inputs: Sequence[Any]) -> Exception | None:
+        """What is wrong with the inputs' number and kinds; rank-local."""
+        if len(inputs) != self.n_inputs:
+            return ValueError(
+                f"PDELayer got {len(inputs)} inputs, wanted {self.n_inputs}: one for each control "
+                "that is not Weights."
+            )
+        for tensor in inputs:
+            if not isinstance(tensor, Tensor):
+                return TypeError(
+                    f"PDELayer got a {type(tensor).__name__}, wanted a torch.Tensor: "
+                    "torch.as_tensor(x) makes one."
+                )
+        return None
+
+    def _raise_failure(self, failure: Exception | None) -> None:
+        """Raise on all ranks what is wrong on one.  Collective."""
+        if self._comm is not None and any_rank(self._comm, failure is not None):
+            raise failure or RuntimeError("PDELayer: another rank got wrong inputs, see there.")
+        if failure is not None:
+            raise failure
 
     def _check_ranks(self, data: bytes, what: str) -> None:
         if self._comm is not None and not same_on_ranks(self._comm, data):

@@ -138,14 +138,16 @@ class RungeKutta(nn.Module):
 
     def _converged(self, start: Tensor, h: Tensor, rest: Tensor, t: Tensor) -> Tensor:
         """The stage by Newton's method, damped where a step makes the residual larger."""
-        rounding = torch.finfo(start.dtype).eps
+        rounding, smallest = torch.finfo(start.dtype).eps, torch.finfo(start.dtype).tiny
         enough = min(1e6 * rounding, rounding**0.5)
         k = torch.zeros_like(start)  # then the first iterate is linearly implicit
         residual, matrix = self._linearised(k, start, h, rest, t)
         size, damping = torch.full_like(k, torch.inf), torch.ones_like(h)
         for _ in range(MAX_ITERATIONS):
             change = _solved(residual, matrix)
-            last, size = size, change.abs() / (1 + k.abs())
+            # What does not change the unknown in its last digits is rounding of the rate.
+            scale = h.abs() * (1 + k.abs()) + start.abs()
+            last, size = size, h.abs() * change.abs() / scale.clamp(min=smallest)
             # Done, or so close that rounding alone moves it.
             done = (size <= 100 * rounding) | ((size <= enough) & (size >= 0.5 * last))
             if bool(done.all()):

@@ -14,10 +14,12 @@ from finat.ufl import FiniteElement, TensorElement, TensorProductElement, Vector
 from firedrake.assemble import get_assembler
 from gem.gem import IndexBase
 from pyadjoint.tape import no_annotations
-from ufl.algorithms import extract_arguments, extract_coefficients, strip_variables
+from ufl.algorithms import extract_arguments, extract_coefficients
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
 from ufl.algorithms.apply_restrictions import apply_restrictions
+from ufl.algorithms.map_integrands import map_integrand_dags
+from ufl.corealg.multifunction import MultiFunction
 
 from femnn.evaluation import PointEvaluator
 from femnn.mirrors import CoordinateState
@@ -307,7 +309,18 @@ def entry_derivative(expression: Any, constant: fd.Constant, index: tuple[int, .
         entries[i] = entry if i == index else constant[i]
     substitute = ufl.as_tensor(entries.tolist()) if index else entry
     derivative = ufl.diff(ufl.replace(expression, {constant: substitute}), entry)
-    return strip_variables(apply_derivatives(apply_algebra_lowering(derivative)))
+    return map_integrand_dags(
+        _WithoutVariables(), apply_derivatives(apply_algebra_lowering(derivative))
+    )
+
+
+class _WithoutVariables(MultiFunction):
+    """As ``ufl.algorithms.strip_variables``, which fails where Irksome came before Firedrake."""
+
+    expr = MultiFunction.reuse_if_untouched
+
+    def variable(self, o: Any, expression: Any, label: Any) -> Any:
+        return expression
 
 
 class NetworkAtPoints:

@@ -46,7 +46,8 @@ class NeuralVariationalSolver:
     warm_start
         Whether the tape starts Newton's method from its last solution when it solves again
         with other controls, which saves iterations in training.  It starts from the recorded
-        initial guess otherwise, and where the last solution does not lead to a new one.
+        initial guess otherwise, where the last solution does not lead to a new one, and where
+        Newton's method takes a fixed number of iterations.
     **kwargs
         Passed to :class:`firedrake.NonlinearVariationalSolver`.
     """
@@ -185,7 +186,7 @@ class NeuralVariationalSolver:
         the smallest first residual from there that is known, which is returned as well.
         """
         self._load(values, boundary)
-        if guess is not None and self.warm_start and not self._keeps_tangent:
+        if guess is not None and self._starts_warm:
             recorded = self.unknown.copy(deepcopy=True)
             copy_values(guess, self.unknown)
             try:
@@ -196,6 +197,15 @@ class NeuralVariationalSolver:
                 copy_values(recorded, self.unknown)
         self._run()
         return self.unknown.copy(deepcopy=True), min(scale, self.first_residual)
+
+    @property
+    def _starts_warm(self) -> bool:
+        """Whether the last solution leads to the same solution as the recorded guess.
+
+        After a fixed number of iterations, as in linearly implicit steps, it does not.
+        """
+        fixed = self.snes.getConvergedReason() == PETSc.SNES.ConvergedReason.CONVERGED_ITS
+        return self.warm_start and not self._keeps_tangent and not fixed
 
     def _continue_to(self, scale: float) -> None:
         """Go on with Newton's method where it has stopped too early for a residual's scale.

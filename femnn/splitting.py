@@ -76,6 +76,18 @@ class LieSplitting:
         substeps: int = 1,
     ):
         u = solver.problem.u
+        if previous is u:
+            raise ValueError(
+                f"previous is {u.name()}, the solver's unknown: give the Function that is the last "
+                "time level in its form."
+            )
+        held = [u, previous, *states]
+        if len(set(held)) < len(held):
+            names = ", ".join(f.name() for f in held)
+            raise ValueError(
+                f"the unknown, the last time level and the states are {names}: one stands there "
+                "twice. Give states that the solver does not change, each once."
+            )
         if previous not in solver.sources:
             raise ValueError(
                 f"{previous.name()} does not stand in the solver's form: give the Function that "

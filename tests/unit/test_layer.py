@@ -306,6 +306,10 @@ def test_ranks_that_differ_are_an_error_on_all():
         (layer(a, k) * (1 + rank)).backward()
     with pytest.raises((ValueError, RuntimeError), match=r"wanted|another rank got wrong inputs"):
         layer(a[:-1] if rank else a, k)
+    with pytest.raises((TypeError, RuntimeError), match=r"wanted|another rank got wrong inputs"):
+        layer(a.tolist() if rank else a, k)
+    with pytest.raises((ValueError, RuntimeError), match=r"wanted|another rank got wrong inputs"):
+        layer(*((a,) if rank else (a, k)))
     with torch.no_grad():
         next(iter(layer.parameters())).add_(rank)
     with pytest.raises(RuntimeError, match="weights or Constants differ between ranks"):

@@ -82,6 +82,27 @@ def test_stages_where_undamped_newton_diverges(method):
     assert bool(torch.isfinite(step(x)).all())
 
 
+@pytest.mark.parametrize("method", ["backward_euler", "implicit_midpoint", "sdirk2"])
+@pytest.mark.parametrize(("rate", "rest", "length"), [(1e4, 300.0, 1e-4), (1e3, 1e5, 1e-3)])
+def test_stages_near_rest_where_the_unknown_is_large(method, rate, rest, length):
+    """There the rate's rounding is large next to the rate, but nothing next to the unknown."""
+
+    class Relaxation(torch.nn.Module):
+        def forward(self, x):
+            return -rate * (x - rest)
+
+    offset = 1e-3 * torch.linspace(0, 1, 100, dtype=torch.float64)[:, None]
+    x = torch.cat([rest + offset, torch.full_like(offset, length)], dim=1)
+    values = femnn.RungeKutta(Relaxation(), 1, method)(x)
+    assert bool((abs(values - rest) <= offset + 1e-15 * rest).all())
+
+
+def test_a_step_of_no_length_changes_nothing():
+    net = femnn.MLP(1, 5, 1, seed=1)
+    x = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    assert torch.equal(femnn.RungeKutta(net, 1, "sdirk2")(x), x[:, :1])
+
+
 def test_single_precision_converges():
     net = femnn.MLP(1, 5, 1, seed=1, dtype=torch.float32)
     x = torch.tensor([[0.3, 0.5]])

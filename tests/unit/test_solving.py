@@ -462,6 +462,18 @@ def test_a_warm_start_from_an_absurd_state_is_as_exact_as_a_cold_one(V, shift):
     assert values[True] == pytest.approx(values[False], rel=1e-7)
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{"snes_type": "ksponly"}, {"snes_max_it": 1, "snes_convergence_test": "skip"}],
+    ids=str,
+)
+def test_a_fixed_number_of_iterations_is_replayed_from_the_recorded_guess(V, parameters):
+    Jhat, kappa, *_ = poisson(V, solver_parameters=parameters)
+    recorded = float(Jhat.functional)
+    values = [Jhat(kappa.weights.like(factor * kappa.weights.vector)) for factor in (1, 1.5, 1)]
+    assert values[0] == values[2] == pytest.approx(recorded, rel=1e-14)
+
+
 def test_a_hessian_without_its_gradient_is_an_error(V):
     Jhat, kappa, *_ = poisson(V)
     direction = kappa.weights.like(kappa.weights.vector)

@@ -117,6 +117,10 @@ def test_wrong_arguments_are_named():
         femnn.LieSplitting(solver, un, net, dt=dt, states=[other])
     with pytest.raises(ValueError, match=r"dt=.* does not stand in the solver's form"):
         femnn.LieSplitting(solver, un, net, dt=Constant(0.1))
+    with pytest.raises(ValueError, match="previous is u, the solver's unknown: give the Function"):
+        femnn.LieSplitting(solver, u, femnn.MLP(1, 3, 1), dt=dt)
+    with pytest.raises(ValueError, match="are u, un, u: one stands there twice"):
+        femnn.LieSplitting(solver, un, net, dt=dt, states=[u])
     with pytest.raises(ValueError, match="start has 2 components, wanted 1: one for each comp"):
         femnn.PointwiseODE(femnn.MLP(1, 3, 1), un, dt=dt, start=[u, u])
 

@@ -1,5 +1,7 @@
 """Irksome's methods with networks, and adaptive steps: orders, what is replayed, failures."""
 
+import inspect
+import subprocess
 import sys
 
 import numpy as np
@@ -67,6 +69,28 @@ def test_newton_converges_quadratically_for_coupled_stages():
     norms = norms[norms > 1e-9 * norms[0]]
     orders = np.diff(np.log(norms[1:]))
     assert orders[-1] / orders[-2] > 1.8
+
+
+def test_irksome_before_firedrake():
+    """UFL's tables are then too short for algorithms that are Transformers."""
+    script = "import irksome\n" + inspect.getsource(_derivative_of_a_square)
+    done = subprocess.run(
+        [sys.executable, "-c", script + "\n_derivative_of_a_square()"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert "6.0" in done.stdout, done.stderr
+
+
+def _derivative_of_a_square():
+    from firedrake import Constant
+
+    from femnn.quadrature import entry_derivative
+
+    c = Constant(3.0)
+    print(float(entry_derivative(c * c, c, ())))
 
 
 def _rate_problem():
