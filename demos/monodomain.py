@@ -43,20 +43,12 @@ import common
 import matplotlib.pyplot as plt
 import numpy as np
 from firedrake import *
-from hodgkin_huxley import REST, LearnedMembrane, Membrane
-from monodomain_model import OBSERVED, Observations, Protocol, Tissue
-from monodomain_training import ThroughTheTissue, WithoutTheTissue, minimise
+from tissue.errors import errors_of
+from tissue.membrane import LearnedMembrane, Membrane
+from tissue.model import CENTRE, CORNER, OBSERVED, SIDE, Observations, Tissue
+from tissue.training import ThroughTheTissue, WithoutTheTissue, minimise
 
-SIDE = 25.0  # mm
-ACTIVE = -35.0  # mV
 SAMPLES = 6000  # in the first stage
-CORNER = Protocol(lambda x, y: np.maximum(x, y) < 1e-6, begin=3.0, end=30.0)
-CENTRE = Protocol(
-    lambda x, y: np.maximum(abs(x - 0.5), abs(y - 0.5)) < 0.2 + 1e-6,
-    begin=5.0,
-    end=100.0,
-    period=25.0,
-)
 ERRORS = {
     "v": ("v", ".2%"),
     "activation": ("activation (ms)", ".3f"),
@@ -68,33 +60,6 @@ TRAINING = {
     "evaluations": ("evaluations", "d"),
     "seconds": ("seconds", ".1f"),
 }
-
-
-def activations(v: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """When v, (times, nodes), first becomes active after each stimulus; NaN where it does not."""
-    below, above = v[:-1], v[1:]
-    crosses = (below < ACTIVE) & (above >= ACTIVE)
-    share = (ACTIVE - below) / np.where(crosses, above - below, 1.0)
-    begins = OBSERVED * np.arange(len(below))
-    times = np.where(crosses, begins[:, None] + OBSERVED * share, np.inf)
-    beat = np.zeros(len(below)) if np.isinf(protocol.period) else begins // protocol.period
-    firsts = np.array([times[beat == k].min(axis=0) for k in np.unique(beat)])
-    return np.where(np.isinf(firsts), np.nan, firsts)
-
-
-def errors_of(v: np.ndarray, truth: np.ndarray, protocol: Protocol) -> dict:
-    """Of v, (times, nodes), and of the nodes' activation."""
-    found, wanted = activations(v, protocol), activations(truth, protocol)
-    both = ~np.isnan(found) & ~np.isnan(wanted)
-    missed = int((np.isnan(found) != np.isnan(wanted)).sum())
-    late = np.abs(found - wanted)[both]
-    return {
-        "v": common.relative_difference(v - REST, truth - REST),
-        "v_of_all": common.relative_difference(v, truth),
-        "activation": float(late.mean()) if both.any() else np.inf,
-        "activated": int((~np.isnan(wanted)).sum()),
-        "missed": missed,
-    }
 
 
 def draw(runs: dict[str, dict[str, np.ndarray]], cells: int, side: float) -> plt.Figure:
@@ -139,7 +104,8 @@ def options():
     parser = common.options(__doc__.splitlines()[0], "output/monodomain", 15, 40, 123)
     counts = {
         "rates": (0, 1500, "L-BFGS iterations in the first stage"),
-        "intervals": (1, 30, "intervals between observations in the second stage"),
+        "windows": (1, 9, "number of windows in the second stage"),
+        "window": (1, 10, "length of each in intervals between observations"),
         "end": (5, round(CORNER.end), "end of training in ms"),
         "test-end": (10, 50, "end of the test in ms"),
     }
@@ -150,11 +116,12 @@ def options():
     return parser
 
 
-def train(tissue: Tissue, net: LearnedMembrane, data: Observations, chosen) -> dict[str, dict]:
+def train(net: LearnedMembrane, data: Observations, chosen) -> dict[str, dict]:
     """Both stages; what each has reached."""
     first = WithoutTheTissue(net, data, SAMPLES, chosen.seed)
     trainings = {"rates": minimise(net, first, chosen.rates)}
-    second = ThroughTheTissue(tissue, data, chosen.intervals)
+    starts = data.windows(chosen.windows, chosen.window)
+    second = ThroughTheTissue(net, data, starts, chosen.window)
     trainings["tissue"] = minimise(net, second, chosen.iterations)
     return trainings
 
@@ -177,7 +144,7 @@ def main(argv: list[str] | None = None) -> dict:
         model = Tissue(mesh, net)
         if case == "training":
             data = Observations(model, values, protocol)
-            trainings = train(model, net, data, chosen)
+            trainings = train(net, data, chosen)
         found = {
             "data": values,
             "true membrane, same scheme": Tissue(mesh, Membrane()).record(protocol, end),

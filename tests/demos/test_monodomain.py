@@ -35,7 +35,7 @@ def rates_of_1952(t, y, stimulus):
 
 def course_of_a_cell(demo, end):
     """The stimulated cell by an adaptive method of high order: the times and (v, m, h, n)."""
-    rest = [-75, *demo("hodgkin_huxley").resting_gates()]
+    rest = [-75, *demo("tissue.membrane").resting_gates()]
     pieces, y = [np.array([rest]).T], rest
     for begin, until, strength in ((0, 3, 0), (3, 4, 100), (4, end, 0)):
         times = np.arange(round(begin / 0.1) + 1, round(until / 0.1) + 1) * 0.1
@@ -56,10 +56,10 @@ def course_of_a_cell(demo, end):
 
 def test_exact_law_gives_the_course_of_a_cell(demo):
     """All nodes stimulated, so that nothing diffuses: both schemes, and their orders in time."""
-    module = demo("monodomain")
+    module = demo("tissue.model")
     everywhere = module.Protocol(lambda x, y: np.full_like(x, True), begin=3.0, end=10.0)
     expected = course_of_a_cell(demo, 10.0)
-    law = demo("hodgkin_huxley").Membrane()
+    law = demo("tissue.membrane").Membrane()
     assert expected[:, 0].max() > 20  # an action potential
     for fine, bound in ((True, 2e-3), (False, 3e-2)):
         tissue = module.Tissue(fd.UnitSquareMesh(2, 2), law, fine=fine)
@@ -72,7 +72,7 @@ def test_exact_law_gives_the_course_of_a_cell(demo):
 
 def test_law_has_no_hole_where_a_rate_is_a_limit(demo):
     """The gates' rates are smooth where numerator and denominator vanish together."""
-    module = demo("hodgkin_huxley")
+    module = demo("tissue.membrane")
     u = torch.tensor([10.0, 10 + 1e-6, 25.0, 25 + 1e-6], dtype=torch.float64, requires_grad=True)
     opening, _ = module.gate_rates(u)
     assert opening[2, 0].item() == pytest.approx(0.1)
@@ -86,7 +86,7 @@ def test_networks_learn_the_membrane(demo, tmp_path):
     """A wave in a small piece of tissue; all files are written and hold what was learned."""
     module = demo("monodomain")
     sizes = ["--cells", "5", "--side", "8.33", "--end", "12", "--test-end", "10"]
-    work = ["--rates", "800", "--intervals", "6", "--iterations", "4"]
+    work = ["--rates", "800", "--windows", "4", "--window", "10", "--iterations", "8"]
     numbers = module.main(["--output", str(tmp_path), *sizes, *work])
     assert json.loads((tmp_path / "results.json").read_text()) == numbers
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
@@ -99,7 +99,7 @@ def test_networks_learn_the_membrane(demo, tmp_path):
         assert errors[f"networks, {case}"]["v"] < 0.3
         assert errors[f"networks, {case}"]["activation"] < 0.25
         assert errors[f"true membrane, same scheme, {case}"]["v"] < 0.1
-    laws = demo("hodgkin_huxley")
+    laws = demo("tissue.membrane")
     net = femnn.load(tmp_path / "network.safetensors", into=laws.LearnedMembrane())
     rest = torch.tensor([[laws.REST, *laws.resting_gates(), 0.0]], dtype=torch.float64)
     with torch.no_grad():
