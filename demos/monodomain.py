@@ -46,9 +46,8 @@ from firedrake import *
 from tissue.errors import errors_of
 from tissue.membrane import LearnedMembrane, Membrane
 from tissue.model import CENTRE, CORNER, OBSERVED, SIDE, Observations, Tissue
-from tissue.training import ThroughTheTissue, WithoutTheTissue, minimise
+from tissue.training import Plan, two_stages
 
-SAMPLES = 6000  # in the first stage
 ERRORS = {
     "v": ("v", ".2%"),
     "activation": ("activation (ms)", ".3f"),
@@ -101,11 +100,13 @@ def _draw_courses(panel, found: dict[str, np.ndarray]) -> None:
 
 def options():
     """The parser."""
-    parser = common.options(__doc__.splitlines()[0], "output/monodomain", 15, 40, 123)
+    parser = common.options(
+        __doc__.splitlines()[0], "output/monodomain", 15, Plan.iterations, Plan.seed
+    )
     counts = {
-        "rates": (0, 1500, "L-BFGS iterations in the first stage"),
-        "windows": (1, 9, "number of windows in the second stage"),
-        "window": (1, 10, "length of each in intervals between observations"),
+        "rates": (0, Plan.rates, "L-BFGS iterations in the first stage"),
+        "windows": (1, Plan.windows, "number of windows in the second stage"),
+        "window": (1, Plan.window, "length of each in intervals between observations"),
         "end": (5, round(CORNER.end), "end of training in ms"),
         "test-end": (10, 50, "end of the test in ms"),
     }
@@ -114,16 +115,6 @@ def options():
     parser.add_argument("--side", type=float, default=SIDE, help="of the square in mm")
     parser.add_argument("--shrink", type=float, default=1.0, help="factor of the initial weights")
     return parser
-
-
-def train(net: LearnedMembrane, data: Observations, chosen) -> dict[str, dict]:
-    """Both stages; what each has reached."""
-    first = WithoutTheTissue(net, data, SAMPLES, chosen.seed)
-    trainings = {"rates": minimise(net, first, chosen.rates)}
-    starts = data.windows(chosen.windows, chosen.window)
-    second = ThroughTheTissue(net, data, starts, chosen.window)
-    trainings["tissue"] = minimise(net, second, chosen.iterations)
-    return trainings
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -144,7 +135,14 @@ def main(argv: list[str] | None = None) -> dict:
         model = Tissue(mesh, net)
         if case == "training":
             data = Observations(model, values, protocol)
-            trainings = train(net, data, chosen)
+            plan = Plan(
+                rates=chosen.rates,
+                windows=chosen.windows,
+                window=chosen.window,
+                iterations=chosen.iterations,
+                seed=chosen.seed,
+            )
+            trainings = two_stages(net, data, plan)
         found = {
             "data": values,
             "true membrane, same scheme": Tissue(mesh, Membrane()).record(protocol, end),

@@ -32,6 +32,7 @@ PROBLEMS = {
             "demos.published.heat_discontinuous",
             "demos.published.advection_diffusion",
             "demos.published.reaction_rates",
+            "demos.published.monodomain",
         ),
     )
 }

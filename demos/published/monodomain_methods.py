@@ -63,7 +63,7 @@ def _arguments(V) -> tuple:
 
 
 def _as_torch(matrix) -> Tensor:
-    rows, columns, values = matrix.M.handle.getValuesCSR()
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(rows).long(), torch.from_numpy(columns).long(), torch.from_numpy(values)
-    )
+    """A PETSc matrix as a sparse tensor."""
+    rows, columns, values = (torch.from_numpy(x) for x in matrix.M.handle.getValuesCSR())
+    rows = torch.repeat_interleave(torch.arange(len(rows) - 1), rows.diff())
+    return torch.sparse_coo_tensor(torch.stack([rows, columns.long()]), values).coalesce()

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -17,6 +19,28 @@ from .model import OBSERVED, STEPS, Observations, Tissue
 SCALES = torch.tensor([SPREAD, 1.0, 1.0, 1.0], dtype=torch.float64)  # of v, m, h and n
 EVEN = 0.3  # part of the samples that is drawn evenly, the others where rates are large
 SIDE_BY_SIDE = 10  # windows at most
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of a training in two stages.
+
+    Attributes
+    ----------
+    rates, samples
+        Iterations of the first stage, and how many samples it takes.
+    windows, window, iterations
+        Of the second stage: the windows, the length of each in intervals between observations.
+    seed
+        Of the draw of samples.
+    """
+
+    rates: int = 1500
+    samples: int = 6000
+    windows: int = 9
+    window: int = 10
+    iterations: int = 40
+    seed: int = 123
 
 
 class WithoutTheTissue:
@@ -92,21 +116,22 @@ class ThroughTheTissue:
         tissue = Tissue(self.mesh, self.net, runs=self.runs)
         v, gates = tissue.splitting.solution
         start = [v.copy(deepcopy=True), gates.copy(deepcopy=True)]
-        controls, J = [tissue.splitting.weights, *start], 0.0
+        likes = (tissue.stimulus, v, gates)
+        observed = [[Function(f.function_space()) for f in likes] for _ in range(self.window)]
+        J = 0.0
         with set_working_tape(Tape()):
             continue_annotation()
             v.assign(start[0])
             gates.assign(start[1])
-            for _ in range(self.window):
-                stimulus, seen, seen_gates = (Function(f) for f in (tissue.stimulus, v, gates))
+            for stimulus, seen, seen_gates in observed:
                 tissue.stimulus.assign(stimulus)
                 for _ in range(STEPS):
                     tissue.splitting.step()
                 apart, gates_apart = (v - seen) / SPREAD, gates - seen_gates
                 misfit = inner(apart, apart) + inner(gates_apart, gates_apart)
                 J += femnn.assemble(misfit * dx)
-                controls += [stimulus, seen, seen_gates]
             pause_annotation()
+            controls = [tissue.splitting.weights, *start, *chain.from_iterable(observed)]
             return femnn.PDELayer(ReducedFunctional(J, [Control(c) for c in controls]))
 
     def _inputs(self, data: Observations, starts: np.ndarray) -> list[Tensor]:
@@ -149,5 +174,16 @@ def minimise(net: nn.Module, misfit: Callable[[], Tensor], iterations: int) -> d
         "loss": loss,
         "initial_loss": losses[0] if losses else loss,
         "evaluations": len(losses),
+        "history": losses,
         "seconds": time.process_time() - began,
     }
+
+
+def two_stages(net: nn.Module, data: Observations, plan: Plan) -> dict[str, dict]:
+    """Train from splines, then through the tissue; what each stage has reached."""
+    first = WithoutTheTissue(net, data, plan.samples, plan.seed)
+    trainings = {"rates": minimise(net, first, plan.rates)}
+    starts = data.windows(plan.windows, plan.window)
+    second = ThroughTheTissue(net, data, starts, plan.window)
+    trainings["tissue"] = minimise(net, second, plan.iterations)
+    return trainings

@@ -11,6 +11,11 @@ import torch
 from scipy.integrate import solve_ivp
 
 import femnn
+from demos.published import framework, monodomain
+from demos.published.monodomain_methods import TorchLoop
+from demos.tissue.membrane import LearnedMembrane, Membrane
+from demos.tissue.model import Observations, Protocol, Tissue
+from demos.tissue.training import ThroughTheTissue
 
 DEMOS = Path(__file__).parents[2] / "demos"
 
@@ -104,3 +109,61 @@ def test_networks_learn_the_membrane(demo, tmp_path):
     rest = torch.tensor([[laws.REST, *laws.resting_gates(), 0.0]], dtype=torch.float64)
     with torch.no_grad():
         assert abs(net(rest)[0, 0].item()) < 3  # mV/ms, 250 at most in the wave
+
+
+def gradient(misfit, net):
+    """A loss and its gradient for all weights."""
+    net.zero_grad()
+    loss = misfit()
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in net.parameters()]).numpy()
+
+
+@pytest.fixture(scope="module")
+def observed():
+    """A small piece of tissue with a stimulus at a corner."""
+    mesh = fd.RectangleMesh(4, 4, 6.0, 6.0)
+    corner = Protocol(lambda x, y: np.maximum(x, y) < 1e-6, begin=1.0, end=3.0)
+    values = Tissue(mesh, Membrane(), fine=True).record(corner, corner.end)
+    return Observations(Tissue(mesh, Membrane()), values, corner)
+
+
+@pytest.mark.parametrize("shrink", [1.0, 1e-3])
+def test_same_loss_and_gradient_as_the_torch_loop(observed, shrink):
+    """The paper's own method, one window after another and side by side, and femnn."""
+    net = LearnedMembrane(shrink=shrink, seed=3)
+    starts = observed.windows(4, 2)
+    assert len(starts) == 4
+    first = gradient(ThroughTheTissue(net, observed, starts, 2, runs=2), net)
+    others = ((ThroughTheTissue, 1), (TorchLoop, 2), (TorchLoop, 1))
+    for method, runs in others:
+        loss, slopes = gradient(method(net, observed, starts, 2, runs), net)
+        assert loss == pytest.approx(first[0], rel=1e-10)
+        assert np.linalg.norm(slopes - first[1]) < 1e-9 * np.linalg.norm(first[1])
+
+
+def test_windows_follow_the_tissue(observed):
+    """The true membrane's misfit is small, and grows with a window's length; windows lie inside."""
+    misfits = []
+    for length in (1, 8):
+        starts = observed.windows(3, length)
+        assert starts[0] == 10  # the stimulus
+        assert starts[-1] + length == 30
+        with torch.no_grad():
+            misfits.append(TorchLoop(Membrane(), observed, starts, length)().item())
+    assert misfits[0] < 0.2 * misfits[1] < 1e-4
+
+
+def test_published_problem(tmp_path):
+    """Both methods train along the same path; the report has a line for each membrane."""
+    results = framework.main(monodomain, ["--setting", "reduced", "--output", str(tmp_path)])
+    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(results))
+    ours, loop = (results["rows"][name] for name in monodomain.METHODS)
+    assert ours["evaluations"] == loop["evaluations"] >= 3
+    np.testing.assert_allclose(ours["history"], loop["history"], rtol=1e-6)
+    assert ours["loss"] < 0.9 * ours["initial_loss"]
+    assert ours["v_training"] == pytest.approx(loop["v_training"], rel=1e-3)
+    assert results["rows"][monodomain.TWO]["loss"] < 0.1 * ours["loss"]
+    text = monodomain.report(results)
+    assert all(f"| {name} |" in text for name in results["rows"])
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
