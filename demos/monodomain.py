@@ -46,7 +46,7 @@ from firedrake import *
 from tissue.errors import errors_of
 from tissue.membrane import LearnedMembrane, Membrane
 from tissue.model import CENTRE, CORNER, OBSERVED, SIDE, Observations, Tissue
-from tissue.training import Plan, two_stages
+from tissue.training import Plan, stages
 
 ERRORS = {
     "v": ("v", ".2%"),
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> dict:
                 iterations=chosen.iterations,
                 seed=chosen.seed,
             )
-            trainings = two_stages(net, data, plan)
+            trainings = dict(stages(net, data, plan))
         found = {
             "data": values,
             "true membrane, same scheme": Tissue(mesh, Membrane()).record(protocol, end),

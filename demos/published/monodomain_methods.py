@@ -66,4 +66,5 @@ def _as_torch(matrix) -> Tensor:
     """A PETSc matrix as a sparse tensor."""
     rows, columns, values = (torch.from_numpy(x) for x in matrix.M.handle.getValuesCSR())
     rows = torch.repeat_interleave(torch.arange(len(rows) - 1), rows.diff())
-    return torch.sparse_coo_tensor(torch.stack([rows, columns.long()]), values).coalesce()
+    places = torch.stack([rows, columns.long()])
+    return torch.sparse_coo_tensor(places, values, check_invariants=True).coalesce()

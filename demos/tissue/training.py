@@ -1,7 +1,7 @@
 """Training of the membrane's networks: from splines, then through the tissue."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -179,11 +179,10 @@ def minimise(net: nn.Module, misfit: Callable[[], Tensor], iterations: int) -> d
     }
 
 
-def two_stages(net: nn.Module, data: Observations, plan: Plan) -> dict[str, dict]:
-    """Train from splines, then through the tissue; what each stage has reached."""
+def stages(net: nn.Module, data: Observations, plan: Plan) -> Iterator[tuple[str, dict]]:
+    """Train from splines, then through the tissue; after each stage its name and outcome."""
     first = WithoutTheTissue(net, data, plan.samples, plan.seed)
-    trainings = {"rates": minimise(net, first, plan.rates)}
+    yield "rates", minimise(net, first, plan.rates)
     starts = data.windows(plan.windows, plan.window)
     second = ThroughTheTissue(net, data, starts, plan.window)
-    trainings["tissue"] = minimise(net, second, plan.iterations)
-    return trainings
+    yield "tissue", minimise(net, second, plan.iterations)
