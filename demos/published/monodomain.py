@@ -83,8 +83,8 @@ SETTINGS = {
     "reduced": Settings(
         10,
         3,
-        10.0,
-        end=12.0,
+        6.5,
+        end=5.0,
         cells=5,
         side=8.33,
         side_by_side=5,

@@ -119,13 +119,30 @@ def gradient(misfit, net):
     return loss.item(), torch.cat([p.grad.flatten() for p in net.parameters()]).numpy()
 
 
+def observations(comm, begin, end):
+    """Of a small piece of tissue with a stimulus at a corner."""
+    mesh = fd.RectangleMesh(4, 4, 6.0, 6.0, comm=comm)
+    corner = Protocol(lambda x, y: np.maximum(x, y) < 1e-6, begin, end)
+    values = Tissue(mesh, Membrane(), fine=True).record(corner, end)
+    return Observations(Tissue(mesh, Membrane()), values, corner)
+
+
 @pytest.fixture(scope="module")
 def observed():
-    """A small piece of tissue with a stimulus at a corner."""
-    mesh = fd.RectangleMesh(4, 4, 6.0, 6.0)
-    corner = Protocol(lambda x, y: np.maximum(x, y) < 1e-6, begin=1.0, end=3.0)
-    values = Tissue(mesh, Membrane(), fine=True).record(corner, corner.end)
-    return Observations(Tissue(mesh, Membrane()), values, corner)
+    return observations(fd.COMM_WORLD, 1.0, 3.0)
+
+
+@pytest.mark.parallel([2, 3])
+def test_same_loss_and_gradient_on_ranks():
+    """Distributed, and each rank on its own."""
+    net = LearnedMembrane(shrink=1.0, seed=3)
+    found = []
+    for comm in (fd.COMM_WORLD, fd.COMM_SELF):
+        data = observations(comm, 0.1, 0.6)
+        found.append(gradient(ThroughTheTissue(net, data, data.windows(2, 2), 2), net))
+    (loss, slopes), (expected, expected_slopes) = found
+    assert loss == pytest.approx(expected, rel=1e-9)
+    assert np.linalg.norm(slopes - expected_slopes) < 1e-9 * np.linalg.norm(expected_slopes)
 
 
 @pytest.mark.parametrize("shrink", [1.0, 1e-3])
