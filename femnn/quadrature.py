@@ -23,6 +23,7 @@ from ufl.corealg.multifunction import MultiFunction
 
 from femnn.evaluation import PointEvaluator
 from femnn.mirrors import CoordinateState
+from femnn.nodal import nodal_rows, nodal_transpose
 from femnn.parallel import all_ranks
 
 FACETS = {
@@ -140,11 +141,13 @@ class PointSet:
     def values_of(self, expression: Any) -> Callable[[], np.ndarray]:
         """What evaluates a vector expression at the points: rows, one for each owned point.
 
-        By interpolation; on facets, which tensor-product cells cannot interpolate to and where
-        an expression may be of both sides, by an integral against each point's test function,
-        divided by the point's weight.  The rows are overwritten at the next evaluation.
-        Collective, and so is each evaluation.
+        At nodes from Functions that hold the values there, else by interpolation; on facets, which
+        tensor-product cells cannot interpolate to and where an expression may be of both sides, by
+        an integral against each point's test function, divided by the point's weight.  The rows are
+        overwritten at the next evaluation.  Collective, and so is each evaluation.
         """
+        if self.integral_type == "node" and (read := nodal_rows(expression, self)) is not None:
+            return read
         space = self.space(expression.ufl_shape)
         if self.weights is None:
             target = fd.Function(space)
@@ -178,6 +181,8 @@ class PointSet:
             Takes one row for each owned point.  Its result is overwritten at the next call.
             Collective.
         """
+        if self.integral_type == "node" and (carry := nodal_transpose(change, self)) is not None:
+            return carry
         space = self.space(change.ufl_shape)
         (test,) = extract_arguments(change)
         result = fd.Cofunction(test.function_space().dual())
@@ -190,14 +195,14 @@ class PointSet:
             form = ufl.inner(self._restricted(at_points), change) * self._measure
             evaluate = partial(get_assembler(form).assemble, tensor=result)
 
-        def carry(cotangent: np.ndarray) -> fd.Cofunction:
+        def carried(cotangent: np.ndarray) -> fd.Cofunction:
             weights = self.weights
             self.fill(at_points, cotangent if weights is None else cotangent / weights()[:, None])
             result.zero()
             evaluate()
             return result
 
-        return carry
+        return carried
 
     @property
     def _measure(self) -> ufl.Measure:

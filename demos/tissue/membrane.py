@@ -120,3 +120,29 @@ class LearnedMembrane(nn.Module):
         state = torch.cat([(x[:, :1] - REST) / SPREAD, x[:, 1:4]], dim=1)
         current = REST + SPREAD * self.current(state)
         return torch.cat([x[:, 4:] - current, self.gates(state)], dim=1)
+
+
+class SideBySide(nn.Module):
+    """A membrane for several runs at once, whose fields are vectors with an entry for each run.
+
+    Maps (v of all runs, then m, h, n of each run, the sources of all runs), shape
+    ``(points, 5 runs)``, to the rates in the same order, shape ``(points, 4 runs)``.
+
+    Parameters
+    ----------
+    membrane
+        The module of one run.
+    runs
+        Number of runs.
+    """
+
+    def __init__(self, membrane: nn.Module, runs: int):
+        super().__init__()
+        self.membrane, self.runs = membrane, runs
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, gates, source = x.split([self.runs, 3 * self.runs, self.runs], dim=1)
+        gates = gates.reshape(-1, self.runs, 3)
+        rows = torch.cat([v[:, :, None], gates, source[:, :, None]], dim=2)
+        rates = self.membrane(rows.reshape(-1, 5)).reshape(-1, self.runs, 4)
+        return torch.cat([rates[:, :, 0], rates[:, :, 1:].flatten(1)], dim=1)

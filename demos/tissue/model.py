@@ -5,18 +5,37 @@ from dataclasses import dataclass
 
 import numpy as np
 from firedrake import *
-from hodgkin_huxley import REST, resting_gates
 from scipy.interpolate import CubicSpline
 from torch import nn
 
 import femnn
 from femnn.parallel import max_over_ranks
 
+from .membrane import REST, SideBySide, resting_gates
+
+SIDE = 25.0  # mm
 DIFFUSIVITY = 0.174 / (140 * 0.01)  # mm^2/ms: conductivity, surface per volume, capacity
 STRENGTH = 100.0  # mV/ms, of a stimulus
 STEP, FINE_STEP = 0.01, 0.02  # ms; the finer scheme is of second order
 OBSERVED = 0.1  # ms between observations
 STEPS = round(OBSERVED / STEP)
+
+
+def entries(mesh, count: int):
+    """P1 functions with so many entries."""
+    if count == 1:
+        return FunctionSpace(mesh, "P", 1)
+    return VectorFunctionSpace(mesh, "P", 1, dim=count)
+
+
+def direct(mesh) -> dict[str, str]:
+    """Options of a solver for a linear equation, by factors of its matrix."""
+    return {
+        "snes_type": "ksponly",
+        "ksp_type": "preonly",
+        "pc_type": "lu",
+        "pc_factor_mat_solver_type": "petsc" if mesh.comm.size == 1 else "mumps",
+    }
 
 
 @dataclass(frozen=True)
@@ -37,8 +56,17 @@ class Protocol:
         return self.begin <= t % self.period < self.begin + 1
 
 
+CORNER = Protocol(lambda x, y: np.maximum(x, y) < 1e-6, begin=3.0, end=30.0)
+CENTRE = Protocol(
+    lambda x, y: np.maximum(abs(x - 0.5), abs(y - 0.5)) < 0.2 + 1e-6,
+    begin=5.0,
+    end=100.0,
+    period=25.0,
+)
+
+
 class Tissue:
-    """The monodomain equation, with a module of ``hodgkin_huxley`` at each node.
+    """The monodomain equation, with a module of ``membrane`` at each node.
 
     Parameters
     ----------
@@ -48,28 +76,24 @@ class Tissue:
         The module.
     fine
         Whether to use the scheme that data are made with.
+    runs
+        Number of runs side by side: v and stimulus then have an entry for each, the gates three.
     """
 
-    def __init__(self, mesh, membrane: nn.Module, fine: bool = False):
-        self.V, self.mesh = FunctionSpace(mesh, "P", 1), mesh
+    def __init__(self, mesh, membrane: nn.Module, fine: bool = False, runs: int = 1):
+        self.V, self.mesh = entries(mesh, runs), mesh
         names = ("v", "v before", "stimulus")
         self.v, self.before, self.stimulus = (Function(self.V, name=name) for name in names)
-        self.gates = Function(VectorFunctionSpace(mesh, "P", 1, dim=3), name="gates")
+        self.gates = Function(entries(mesh, 3 * runs), name="gates")
         self.step = FINE_STEP if fine else STEP
         w, dt, theta = TestFunction(self.V), Constant(self.step), 0.5 if fine else 1.0
         flux = DIFFUSIVITY * grad(theta * self.v + (1 - theta) * self.before)
-        F = (self.v - self.before) / dt * w * dx + inner(flux, grad(w)) * dx
-        lu = {
-            "snes_type": "ksponly",
-            "ksp_type": "preonly",
-            "pc_type": "lu",
-            "pc_factor_mat_solver_type": "petsc" if mesh.comm.size == 1 else "mumps",
-        }
+        F = inner((self.v - self.before) / dt, w) * dx + inner(flux, grad(w)) * dx
         problem = femnn.NeuralVariationalProblem(F, self.v)
         self.splitting = (femnn.StrangSplitting if fine else femnn.LieSplitting)(
-            femnn.NeuralVariationalSolver(problem, solver_parameters=lu),
+            femnn.NeuralVariationalSolver(problem, solver_parameters=direct(mesh)),
             self.before,
-            membrane,
+            membrane if runs == 1 else SideBySide(membrane, runs),
             self.stimulus,
             dt=dt,
             states=[self.gates],
@@ -127,14 +151,23 @@ class Observations:
     Attributes
     ----------
     stimulus : numpy.ndarray
-        In each interval, at this rank's nodes, in mV/ms.
+        In each interval between observations, at this rank's nodes, in mV/ms.
     """
 
     def __init__(self, tissue: Tissue, values: np.ndarray, protocol: Protocol):
-        self.tissue, self.values = tissue, values
+        self.tissue, self.values, self.protocol = tissue, values, protocol
         middles = OBSERVED * (np.arange(len(values) - 1) + 0.5)
         self.stimulus = np.array([tissue.stimulate(protocol, t) for t in middles])
         self.diffusion = self._diffusion()
+
+    def windows(self, count: int, length: int) -> np.ndarray:
+        """The first observations of windows of so many intervals.
+
+        They are spread evenly between the stimulus and the end.
+        """
+        last = len(self.stimulus) - length
+        first = min(round(self.protocol.begin / OBSERVED), last)
+        return np.linspace(first, last, min(count, last - first + 1)).round().astype(int)
 
     def _diffusion(self) -> np.ndarray:
         """What diffusion adds to v at each node and time, in mV/ms."""
