@@ -238,7 +238,8 @@ class SolveBlock(Block):
             raise RuntimeError(
                 "hessian() was called, but not derivative() since the functional was evaluated "
                 "last: the action of the Hessian needs the adjoint at the same controls. Call "
-                "Jhat.derivative() before Jhat.hessian(direction)."
+                "Jhat.derivative() before Jhat.hessian(direction); with TAO's nls, ntl and bntr, "
+                "which do not, use the option '..._init_type': 'direction'."
             )
         second = self.solver.second_order_at(self, self._values(), output)
         second.solve(hessian_inputs[0], self.adj_state, output.tlm_value, self._dots())

@@ -38,7 +38,7 @@ class AdvanceBlock(Block):
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
-        return adj_inputs[0]
+        return adj_inputs[0].copy()  # pyadjoint adds to it in place
 
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
@@ -55,4 +55,4 @@ class AdvanceBlock(Block):
         relevant_dependencies: list,
         prepared: Any = None,
     ) -> Any:
-        return hessian_inputs[0]
+        return hessian_inputs[0].copy()

@@ -39,8 +39,9 @@ def nodal_rows(expression: Any, at: PointSet) -> Callable[[], np.ndarray] | None
     def read() -> np.ndarray:
         for source, (into, indices) in columns.items():
             data = source.dat.data_ro
-            n = 1 if isinstance(source, fd.Constant) else len(data)
-            rows[:, into] = _flat(data, n)[:, indices]
+            if isinstance(source, fd.Constant):
+                data = data.reshape(1, -1)
+            rows[:, into] = _flat(data)[:, indices]
         return rows
 
     return read
@@ -62,7 +63,7 @@ def nodal_transpose(change: Any, at: PointSet) -> Callable[[np.ndarray], fd.Cofu
 
     def carry(cotangent: np.ndarray) -> fd.Cofunction:
         data = result.dat.data_wo
-        flat = _flat(data, len(data))
+        flat = _flat(data)
         flat[...] = 0.0
         for column, (_, index) in zip(moving, entries, strict=True):
             flat[:, index] += cotangent[:, column]
@@ -109,5 +110,5 @@ def _at_nodes(space: Any, at: PointSet) -> bool:
     return element == at.element
 
 
-def _flat(data: np.ndarray, n: int) -> np.ndarray:
-    return data.reshape(n, int(np.prod(data.shape, dtype=int)) // max(n, 1))
+def _flat(data: np.ndarray) -> np.ndarray:
+    return data.reshape(len(data), int(np.prod(data.shape[1:], dtype=int)))

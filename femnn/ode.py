@@ -86,8 +86,8 @@ class RungeKutta(nn.Module):
         super().__init__()
         if method not in METHODS:
             raise ValueError(f"method={method!r} is unknown: use one of {', '.join(METHODS)}.")
-        if substeps < 1:
-            raise ValueError(f"substeps={substeps}: wanted a positive number of steps.")
+        if substeps != int(substeps) or substeps < 1:
+            raise ValueError(f"substeps={substeps}: wanted a positive whole number.")
         self.net = net
         self.n_unknowns = n_unknowns
         self.method = method

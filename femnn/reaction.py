@@ -31,11 +31,16 @@ class StepMap(PointMap):
             rows = ~np.isfinite(values).all(axis=1)
             before = rows & ~np.isfinite(inputs).all(axis=1)
             bad, known = sum_over_ranks(comm, np.array([rows.sum(), before.sum()]))
+            cause = (
+                "the values before it, or the operands, are wrong already"
+                if known == bad
+                else "the rate is too stiff or too large for it. Take more substeps or a smaller "
+                "dt, or an implicit method ('sdirk2')"
+            )
             raise fd.ConvergenceError(
                 f"a step of {type(step.net).__name__} by {step.method} with substeps="
                 f"{step.substeps} gave values that are not numbers at {bad} points (before it: at "
-                f"{known}): the rate is too stiff or too large for it. Take more "
-                "substeps or a smaller dt, or an implicit method ('sdirk2')."
+                f"{known}): {cause}."
             )
         return values
 
@@ -103,6 +108,11 @@ class PointwiseODE:
         inputs = flatten([ufl.as_ufl(p) for p in parts])
         module = RungeKutta(net, sum(self.sizes), method, substeps, timed=time is not None)
         self.rate = PointEvaluator(net, inputs.ufl_shape[0] - 1)  # first: its errors name net
+        if self.rate.n_outputs != sum(self.sizes):
+            raise ValueError(
+                f"the rate {type(net).__name__} has {self.rate.n_outputs} outputs, wanted "
+                f"{sum(self.sizes)}: one for each component of the unknowns."
+            )
         self.evaluator = PointEvaluator(module, inputs.ufl_shape[0])
         self.map = StepMap(self.evaluator, inputs, at)
         self.weights = Weights.of(net, at.mesh.comm)

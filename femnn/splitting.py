@@ -76,6 +76,11 @@ class LieSplitting:
         substeps: int = 1,
     ):
         u = solver.problem.u
+        if time is not None and not isinstance(time, (fd.Constant, fd.Function)):
+            raise TypeError(
+                f"time={time}: wanted a Constant, or a Function of the Real space, that step() "
+                "advances."
+            )
         if previous is u:
             raise ValueError(
                 f"previous is {u.name()}, the solver's unknown: give the Function that is the last "

@@ -67,3 +67,18 @@ def test_all_else_is_left_to_the_interpolation(fields):
         change = expression_derivative(flatten([expression]), field, test)
         assert nodal_transpose(change, at) is None
     assert nodal_rows(flatten([f]), PointSet.of_rule(mesh, 2)) is None
+
+
+@pytest.mark.parallel(3)
+def test_a_rank_without_nodes():
+    mesh = fd.UnitIntervalMesh(1)
+    V = fd.VectorFunctionSpace(mesh, "P", 1, dim=2)
+    f = fd.Function(V).assign(fd.Constant([1.0, 2.0]))
+    at = PointSet.of_nodes(V)
+    rows = nodal_rows(flatten([f, fd.Constant(3.0)]), at)()
+    assert mesh.comm.allreduce(len(rows)) == 2
+    assert min(mesh.comm.allgather(len(rows))) == 0
+    np.testing.assert_array_equal(rows, [[1.0, 2.0, 3.0]] * len(rows))
+    change = expression_derivative(flatten([f]), f, fd.TestFunction(V))
+    carried = nodal_transpose(change, at)(np.ones((len(rows), 2)))
+    assert carried.dat.data_ro.shape == (len(rows), 2)

@@ -115,7 +115,7 @@ def test_wrong_arguments_are_named():
     net = femnn.MLP(1, 5, 1)
     with pytest.raises(ValueError, match="method='rk5' is unknown: use one of forward_euler, heun"):
         femnn.RungeKutta(net, 1, "rk5")
-    with pytest.raises(ValueError, match="substeps=0: wanted a positive number"):
+    with pytest.raises(ValueError, match="substeps=0: wanted a positive whole number"):
         femnn.RungeKutta(net, 1, substeps=0)
     with pytest.raises(ValueError, match=r"MLP returned \(1,\) values for each point, wanted 2"):
         femnn.RungeKutta(femnn.MLP(2, 5, 1), 2)(torch.zeros(3, 3, dtype=torch.float64))

@@ -147,5 +147,10 @@ def test_a_step_that_blows_up_is_an_error_on_all_ranks():
 
 def test_errors_name_the_users_module():
     u = Function(FunctionSpace(UnitIntervalMesh(2), "CG", 1))
+    with pytest.raises(ValueError, match="the rate MLP has 2 outputs, wanted 1: one for each"):
+        femnn.PointwiseODE(femnn.MLP(1, 5, 2), u, dt=Constant(0.1))
+    step = femnn.PointwiseODE(femnn.MLP(1, 5, 1), u.assign(np.nan), dt=Constant(0.1))
+    with pytest.raises(ConvergenceError, match=r"\(before it: at 3\): the values before it, or"):
+        step.step()
     with pytest.raises(ValueError, match="the network MLP"):
         femnn.PointwiseODE(femnn.MLP(3, 5, 1), u, dt=Constant(0.1))
