@@ -1,0 +1,182 @@
+"""What solves start from and keep: guesses, matrices, adjoints."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from firedrake import *
+from firedrake.adjoint import *
+from firedrake.petsc import PETSc
+
+import femnn
+from tests.unit.solves.diffusion import (
+    LU,
+    check_same,
+    mlp,
+    poisson,
+    taylor_order,
+    values_and_gradients,
+)
+
+
+def test_cold_start_gives_the_same(V, exact):
+    Jhat, kappa, solver, *_ = poisson(V, warm_start=False)
+    check_same(values_and_gradients(Jhat, kappa), exact[True], 1e-8)
+    Jhat(kappa.weights)
+    cold = solver.snes.getIterationNumber()
+    Jhat(kappa.weights)
+    assert solver.snes.getIterationNumber() == cold > 1
+    Jhat, kappa, solver, *_ = poisson(V)
+    Jhat(kappa.weights)
+    Jhat(kappa.weights)
+    assert solver.snes.getIterationNumber() <= 1
+
+
+def test_a_warm_start_that_fails_is_followed_by_a_cold_one(V, exact):
+    Jhat, kappa, solver, *_ = poisson(V)
+    run, guesses = solver._run, []
+
+    def fails_first():
+        guesses.append(solver.unknown.dat.data_ro.copy())
+        if len(guesses) == 1:
+            solver.unknown.assign(np.nan)
+            raise ConvergenceError("from there it does not converge")
+        run()
+
+    solver._run = fails_first
+    value = Jhat(kappa.weights)
+    assert value == pytest.approx(exact[True][0][0], rel=1e-10)
+    assert len(guesses) == 2
+    assert guesses[0].any()
+    assert not guesses[1].any(), "the second try does not start from the recorded guess"
+
+
+@pytest.mark.parametrize("shift", [-17, -20, -25])
+def test_a_warm_start_from_an_absurd_state_is_as_exact_as_a_cold_one(V, shift):
+    values = {}
+    for warm in (False, True):
+        get_working_tape().clear_tape()
+        Jhat, kappa, *_ = poisson(V, solver_parameters={}, warm_start=warm)
+        absurd = kappa.weights.vector.copy()
+        absurd[-1] += shift  # a conductivity near zero: u is up to 1e10 times as large
+        huge = Jhat(kappa.weights.like(absurd))
+        values[warm] = Jhat(kappa.weights)
+        assert huge > 1e3 * values[warm]
+    assert values[True] == pytest.approx(values[False], rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"snes_type": "ksponly"}, {"snes_max_it": 1, "snes_convergence_test": "skip"}],
+    ids=str,
+)
+def test_a_fixed_number_of_iterations_is_replayed_from_the_recorded_guess(V, parameters):
+    Jhat, kappa, *_ = poisson(V, solver_parameters=parameters)
+    recorded = float(Jhat.functional)
+    values = [Jhat(kappa.weights.like(factor * kappa.weights.vector)) for factor in (1, 1.5, 1)]
+    assert values[0] == values[2] == pytest.approx(recorded, rel=1e-14)
+
+
+def test_a_hessian_without_its_gradient_is_an_error(V):
+    Jhat, kappa, *_ = poisson(V)
+    direction = kappa.weights.like(kappa.weights.vector)
+    Jhat.derivative()
+    Jhat.hessian(direction)
+    Jhat(kappa.weights.like(1.1 * kappa.weights.vector))
+    with pytest.raises(RuntimeError, match=r"not derivative\(\) since the functional was eval"):
+        Jhat.hessian(direction)
+    Jhat.derivative()
+    Jhat.hessian(direction)
+
+
+@contextlib.contextmanager
+def counted(solver):
+    """How often the solver's tangent is assembled."""
+    context, calls = solver._inner._ctx, []
+    assemble_tangent = context._assemble_jac
+    context._assemble_jac = lambda *args: calls.append(args) or assemble_tangent(*args)
+    try:
+        yield calls
+    finally:
+        context._assemble_jac = assemble_tangent
+
+
+def factorisations():
+    PETSc.Log.begin()
+    return PETSc.Log.Event("MatLUFactorNum").getPerfInfo()["count"]
+
+
+def test_the_adjoint_of_a_linear_problem_uses_the_forward_matrix(V, exact):
+    Jhat, kappa, solver, *_ = poisson(V, nonlinear=False)
+    with counted(solver) as calls:
+        before = factorisations()
+        gradient = Jhat.derivative().vector
+        assert calls == []
+        assert factorisations() == before
+        assert np.allclose(gradient, exact[False][0][1], rtol=1e-9, atol=1e-13)
+        Jhat(kappa.weights.like(kappa.weights.vector + 0.3))
+        assert len(calls) == 1, "other weights need another matrix"
+        assert factorisations() == before + 1
+        gradient = Jhat.derivative().vector
+        assert len(calls) == 1
+        assert factorisations() == before + 1
+        assert np.allclose(gradient, exact[False][1][1], rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("change_at", [None, 2])
+def test_time_steps_with_the_same_matrix_assemble_it_once(change_at, V):
+    x, y = SpatialCoordinate(V.mesh())
+    net = femnn.MLP(2, 4, 1, output="softplus", seed=3)
+    trajectories, bc = [], DirichletBC(V, 0, "on_boundary")
+    for ours in (True, False):
+        u, un, v, dt = Function(V), Function(V), TestFunction(V), Constant(0.1)
+        un.interpolate(sin(pi * x) * sin(pi * y))
+        k = femnn.NeuralCoefficient(net, x, y) if ours else femnn.to_ufl(net, x, y)[0]
+        F = (u - un) / dt * v * dx + k * inner(grad(u), grad(v)) * dx(degree=4) - 10 * v * dx
+        if ours:
+            problem = femnn.NeuralVariationalProblem(F, u, bc)
+            solver = femnn.NeuralVariationalSolver(problem, solver_parameters=LU)
+        else:
+            problem = NonlinearVariationalProblem(F, u, bc)
+            solver = NonlinearVariationalSolver(problem, solver_parameters=LU)
+        with counted(solver) if ours else contextlib.nullcontext() as calls:
+            before = factorisations()
+            for step in range(4):
+                if step == change_at:
+                    dt.assign(0.02)
+                solver.solve()
+                un.assign(u)
+                trajectories.append(u.dat.data_ro.copy())
+            if ours:
+                wanted = 1 if change_at is None else 2
+                assert len(calls) == wanted
+                assert factorisations() == before + wanted
+    for got, expected in zip(trajectories[:4], trajectories[4:], strict=True):
+        assert np.allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("change_at", [None, 2])
+def test_adjoints_of_time_steps_with_changing_steps(change_at, V):
+    """One matrix for all steps or two: the gradient is right in both cases."""
+    x, y = SpatialCoordinate(V.mesh())
+    kappa = femnn.NeuralCoefficient(mlp(2), x, y)
+    u, un, v, dt = Function(V), Function(V), TestFunction(V), Constant(0.1)
+    F = (u - un) / dt * v * dx + kappa * inner(grad(u), grad(v)) * dx - 10 * v * dx
+    problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, "on_boundary"))
+    continue_annotation()
+    solver = femnn.NeuralVariationalSolver(problem, solver_parameters=LU)
+    J = 0
+    for step in range(4):
+        if step == change_at:
+            dt.assign(0.02)
+        solver.solve()
+        un.assign(u)
+        J += assemble((u - x) ** 2 * dx)
+    pause_annotation()
+    Jhat = ReducedFunctional(J, Control(kappa.weights))
+    assert taylor_order(Jhat, kappa) > 1.95
+    Jhat(kappa.weights)
+    with counted(solver) as calls:
+        Jhat.derivative()
+        # the matrix of the last step is there; going back, that of the first steps is not
+        assert len(calls) == (0 if change_at is None else 1)
