@@ -279,10 +279,11 @@ def verdict(results: dict) -> str:
     """Whether both methods do the same, and how long each takes."""
     ours, theirs = (results["rows"][name] for name in METHODS)
     same = framework.agreement({OURS: ours, THEIRS: theirs}) + 1
+    apart = "" if same == len(ours["history"]) else "; then rounding sets them apart"
     each = [row["seconds"] / row["evaluations"] for row in (theirs, ours)]
     text = (
         f"The two losses agree to 1e-6 of themselves over the first {same} evaluations: both "
-        "methods compute the same function; then rounding sets them apart. In this training the "
+        f"methods compute the same function{apart}. In this training the "
         f"torch loop took {each[0] / each[1]:.2f} times femnn's time for a value with its gradient."
     )
     if results["settings"]["iterations"] < results["paper"]["iterations"]:
