@@ -25,6 +25,19 @@ def _ranks():
     return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
 
 
+@pytest.fixture(scope="session", autouse=_ranks() > 1)
+def kept_communicator():
+    """PETSc's copy of the communicator lives for the whole session.
+
+    It would go with the last object on it, and to make it anew is collective: ranks on which an
+    object lives longer would not take part.
+    """
+    from firedrake import COMM_WORLD
+    from firedrake.petsc import PETSc
+
+    yield PETSc.IS().createGeneral([0], comm=COMM_WORLD)
+
+
 @pytest.fixture(autouse=_ranks() > 1)
 def same_garbage():
     """PETSc's objects are destroyed by all ranks together, at the same place in the program."""
@@ -32,7 +45,8 @@ def same_garbage():
     from firedrake import COMM_WORLD
     from firedrake.petsc import PETSc
 
-    gc.collect()
+    for _ in range(3):  # what one collection frees can leave more to the next
+        gc.collect()
     PETSc.garbage_cleanup(COMM_WORLD)
 
 
