@@ -35,7 +35,7 @@ def kept_communicator():
     from firedrake import COMM_WORLD
     from firedrake.petsc import PETSc
 
-    yield PETSc.IS().createGeneral([0], comm=COMM_WORLD)
+    return PETSc.IS().createGeneral([0], comm=COMM_WORLD)
 
 
 @pytest.fixture(autouse=_ranks() > 1)
