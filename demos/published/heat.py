@@ -231,9 +231,9 @@ def report(results: dict) -> str:
             f"femnn against the paper's own method, seed {results['settings']['seed_both']}:",
             framework.method_table(results["both"]),
             framework.verdict({"this problem": results["both"]})
-            + " In the heat equation that can come early: where a trial step makes k negative, the "
-            "model amplifies rounding without bound. Such a step can also end a training: its huge "
-            "loss makes the line search return to where it began.",
+            + " Rounding can set two trainings apart early here: where a trial step makes k "
+            "negative, the model amplifies it without bound. Such a step can also end a training: "
+            "its huge loss makes the line search return to where it began.",
         ]
     )
 
@@ -277,8 +277,15 @@ def summary(runs: dict[str, list[dict]]) -> str:
         worse += [f"{MEDIANS[k]} of {name}" for k in list(MEDIANS)[:2] if found[k] < ours[k]]
     header = [*MEDIANS.values(), *(f"{head}, times femnn's" for head in MEDIANS.values())]
     text = "Medians over the seeds:\n\n" + framework.table(["method", *header], body)
-    return text + (f"\n\nSmaller than femnn's: {', '.join(worse)}." if worse else "")
+    if worse:
+        text += f"\n\nSmaller than femnn's: {', '.join(worse)}. {WHY}"
+    return text
 
+
+WHY = (
+    "A PINN's u is a network of its own that is fitted to the data and need not solve the equation "
+    "with its k; femnn's does, and is as wrong as its k makes it."
+)
 
 MEDIANS = {"k_error": "error of k", "u_error": "error of u", "seconds": "training, s"}
 
