@@ -45,8 +45,7 @@ def same_garbage():
     from firedrake import COMM_WORLD
     from firedrake.petsc import PETSc
 
-    for _ in range(3):  # what one collection frees can leave more to the next
-        gc.collect()
+    gc.collect()
     PETSc.garbage_cleanup(COMM_WORLD)
 
 
