@@ -28,7 +28,7 @@ class Settings:
 
 SETTINGS = {
     "paper": Settings(80, 10_000),
-    "short": Settings(40, 300),
+    "short": Settings(40, 40),
     "reduced": Settings(20, 120),
 }
 
