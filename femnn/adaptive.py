@@ -9,7 +9,7 @@ import firedrake as fd
 import numpy as np
 from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
 
-from femnn.mirrors import copy_values
+from femnn.mirrors import copy_values, owned_values
 from femnn.parallel import from_rank_zero, sum_over_ranks
 
 
@@ -187,7 +187,7 @@ class AdaptiveSteps:
         comm = self.states[0].comm
         errors = []
         for u, u_start, u_coarse in zip(self.states, start, coarse, strict=False):
-            fine, first, rough = (_owned(f) for f in (u, u_start, u_coarse))
+            fine, first, rough = (owned_values(f) for f in (u, u_start, u_coarse))
             allowed = self.atol + self.rtol * np.maximum(np.abs(fine), np.abs(first))
             with np.errstate(all="ignore"):
                 scaled = (fine - rough) / (2**self.order - 1) / allowed
@@ -230,9 +230,3 @@ class _Snapshot:
 def _fitted(length: float, left: float) -> float:
     """At most ``length``, so that the time that is left is not cut into a long and a tiny step."""
     return left if length >= left else min(length, left / 2)
-
-
-def _owned(u: fd.Function) -> np.ndarray:
-    """The degrees of freedom that this rank owns."""
-    with u.dat.vec_ro as v:
-        return v.array_r.copy()

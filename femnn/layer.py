@@ -13,7 +13,7 @@ from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
 from torch import Tensor, nn
 
-from femnn.parallel import any_rank, same_on_ranks
+from femnn.parallel import raise_on_all_ranks, same_on_ranks
 from femnn.weights import Weights
 
 
@@ -208,10 +208,9 @@ class PDELayer(nn.Module):
 
     def _raise_failure(self, failure: Exception | None) -> None:
         """Raise on all ranks what is wrong on one.  Collective."""
-        if self._comm is not None and any_rank(self._comm, failure is not None):
-            raise failure or RuntimeError("PDELayer: another rank got wrong inputs, see there.")
-        if failure is not None:
-            raise failure
+        raise_on_all_ranks(
+            self._comm, failure, "PDELayer: another rank got wrong inputs, see there."
+        )
 
     def _check_ranks(self, data: bytes, what: str) -> None:
         if self._comm is not None and not same_on_ranks(self._comm, data):

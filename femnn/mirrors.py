@@ -102,6 +102,12 @@ class Mirrors:
                 self._loaded[source] = (value, (state[0], version(copy)))
 
 
+def owned_values(u: Any) -> np.ndarray:
+    """A copy of the degrees of freedom that this rank owns, those of all parts in one array."""
+    with u.dat.vec_ro as v:
+        return v.array_r.copy()
+
+
 def copy_values(source: Any, target: Any) -> None:
     """Copy the data of a Function, Cofunction or Constant into another of the same space.
 

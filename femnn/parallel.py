@@ -30,17 +30,27 @@ def all_ranks(comm: MPI.Comm, flag: bool) -> bool:
     return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LAND))
 
 
-def any_rank(comm: MPI.Comm, flag: bool) -> bool:
-    """Whether ``flag`` is true on at least one rank.  Collective."""
-    return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LOR))
+def any_rank(comm: MPI.Comm | None, flag: bool) -> bool:
+    """Whether ``flag`` is true on at least one rank; without ``comm``, on this.  Collective."""
+    if comm is None or comm.size == 1:
+        return bool(flag)
+    return bool(comm.allreduce(bool(flag), op=MPI.LOR))
+
+
+def raise_on_all_ranks(comm: MPI.Comm | None, failure: Exception | None, elsewhere: str) -> None:
+    """Raise a rank's ``failure``, and on ranks without one an error that says ``elsewhere``.
+
+    Collective.
+    """
+    if any_rank(comm, failure is not None):
+        raise failure or RuntimeError(elsewhere)
 
 
 def raise_network_error(comm: MPI.Comm, failure: Exception | None) -> None:
     """Raise on every rank what a network has raised on one of them.  Collective."""
-    if any_rank(comm, failure is not None):
-        raise failure or RuntimeError(
-            "a network raised an error on another rank: see that rank's message."
-        )
+    raise_on_all_ranks(
+        comm, failure, "a network raised an error on another rank: see that rank's message."
+    )
 
 
 def same_on_ranks(comm: MPI.Comm, data: bytes) -> bool:

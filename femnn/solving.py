@@ -16,7 +16,14 @@ from femnn.adjoint import Linearisation
 from femnn.blocks import SolveBlock
 from femnn.boundary import BoundaryValues
 from femnn.forms import total_derivative
-from femnn.mirrors import CoordinateState, Mirrors, copy_values, dependencies_of, version
+from femnn.mirrors import (
+    CoordinateState,
+    Mirrors,
+    copy_values,
+    dependencies_of,
+    owned_values,
+    version,
+)
 from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.private import PrivateNetwork
 from femnn.problem import NeuralVariationalProblem
@@ -302,8 +309,7 @@ class NeuralVariationalSolver:
         """Evaluate the networks of the unknown, unless the state is that of the last time."""
         if not self._networks:
             return
-        with self.unknown.dat.vec_ro as v:
-            iterate = v.array_r.copy()
+        iterate = owned_values(self.unknown)
         others = [d for n in self._networks for d in n.depends_on if d is not self.unknown]
         state = (
             [n.evaluator.state() for n in self._networks],
