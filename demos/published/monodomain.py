@@ -5,7 +5,7 @@ each with a finite element solve for diffusion.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -58,7 +58,7 @@ class Settings:
         Of the test and of training in ms.
     shrink
         Factor of the starting weights.
-    rates, windows, window, window_iterations
+    plan
         Of femnn's training in two stages, which the paper has not.
     """
 
@@ -71,10 +71,7 @@ class Settings:
     side_by_side: int = 10
     shrink: float = 1e-3
     seed: int = 123
-    rates: int = Plan.rates
-    windows: int = Plan.windows
-    window: int = Plan.window
-    window_iterations: int = Plan.iterations
+    plan: Plan = field(default_factory=Plan)
 
 
 SETTINGS = {
@@ -88,10 +85,7 @@ SETTINGS = {
         cells=5,
         side=8.33,
         side_by_side=5,
-        rates=300,
-        windows=2,
-        window=4,
-        window_iterations=2,
+        plan=Plan(rates=300, windows=2, window=4, iterations=2),
     ),
 }
 
@@ -176,15 +170,9 @@ def run(settings: Settings) -> dict:
         trained = minimise(net, misfit, settings.iterations)
         rows[name] = {**trained, "setup": setup, **problem.row(net)}
     net = problem.network(1.0)
-    plan = Plan(
-        rates=settings.rates,
-        windows=settings.windows,
-        window=settings.window,
-        iterations=settings.window_iterations,
-        seed=settings.seed,
-    )
     trained = {}
-    for name, (stage, outcome) in zip((ONE, TWO), stages(net, problem.data, plan), strict=True):
+    trainings = stages(net, problem.data, settings.plan)
+    for name, (stage, outcome) in zip((ONE, TWO), trainings, strict=True):
         trained[stage] = outcome
         spent = {k: sum(t[k] for t in trained.values()) for k in ("evaluations", "seconds")}
         rows[name] = {**spent, **problem.row(net)}
@@ -297,12 +285,12 @@ def verdict(results: dict) -> str:
 def in_stages(results: dict) -> str:
     """What the training in two stages did."""
     first, second = results["stages"].values()
-    settings = results["settings"]
+    plan = results["settings"]["plan"]
     return (
         f'"{ONE}": the networks are fitted to the rates of splines through the observations, '
         f"without the PDE ({first['evaluations']} evaluations, {first['seconds']:.0f} s). "
         f'"{TWO}": then '
-        f"{settings['windows']} windows of {settings['window']} intervals are run through it "
+        f"{plan['windows']} windows of {plan['window']} intervals are run through it "
         f"({second['evaluations']} evaluations, {second['seconds']:.0f} s), which see the speed of "
         "the wave; the loss after single intervals hardly does: it can rise while the errors fall, "
         "and the smallest loss is not the best wave. The weights at first are not scaled down. "
