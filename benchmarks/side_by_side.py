@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import methods
 from benchmarks.problem import clock, network, other_weights
-from femnn.evaluation import PointEvaluator
+from femnn.evaluation.evaluator import PointEvaluator
 
 
 def against_by_hand(n, repeats):

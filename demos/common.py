@@ -175,13 +175,13 @@ def _replace_folder(new: Path, place: Path) -> None:
 
 def _write_figure(path: Path, figure: Callable[[], plt.Figure]) -> None:
     drawn = figure()
-    with femnn.storage.atomic_file(path) as temporary:
+    with femnn.export.files.atomic_file(path) as temporary:
         drawn.savefig(temporary)
     plt.close(drawn)
 
 
 def _write_json(path: Path, numbers: dict) -> None:
-    with femnn.storage.atomic_file(path) as temporary:
+    with femnn.export.files.atomic_file(path) as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n")
 
 

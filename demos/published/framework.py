@@ -24,7 +24,7 @@ from PIL import Image
 
 from demos import common  # noqa: F401 (its options for figures and for PETSc)
 from demos.published.methods import OURS, THEIRS, cpu_seconds
-from femnn.storage import atomic_file
+from femnn.export.files import atomic_file
 
 COLUMNS = {
     "k_error": ("error of k", ".2%"),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.func import functional_call, jvp
 
-from femnn.evaluation import PointEvaluator, total_inputs
-from femnn.networks import MLP, Gradient
-from femnn.parameters import ParameterVector
+from femnn.evaluation.evaluator import PointEvaluator, total_inputs
+from femnn.evaluation.parameters import ParameterVector
+from femnn.networks.mlp import MLP, Gradient
 
 RNG = np.random.default_rng(0)
 
@@ -371,7 +371,9 @@ def test_only_torch_and_numpy_are_needed():
 
         sys.meta_path.insert(0, Block())
         import numpy as np
-        import femnn, femnn.networks, femnn.evaluation, femnn.parameters
+        import femnn
+        from femnn.evaluation.evaluator import PointEvaluator
+        from femnn.evaluation.parameters import ParameterVector
 
         try:
             import firedrake
@@ -381,9 +383,9 @@ def test_only_torch_and_numpy_are_needed():
             raise AssertionError("firedrake was not blocked")
 
         net = femnn.Gradient(femnn.MLP(2, 5, 1, output="softplus"))
-        evaluator = femnn.evaluation.PointEvaluator(net, 2)
+        evaluator = PointEvaluator(net, 2)
         x = np.linspace(0, 1, 8).reshape(4, 2)
-        w = np.ones(len(femnn.parameters.ParameterVector(net.parameters())))
+        w = np.ones(len(ParameterVector(net.parameters())))
         value, slope = evaluator.value_and_derivative(x, w)
         assert value.shape == (4, 2) and slope.shape == (4, 2, 2)
         assert np.array_equal(value, evaluator.value(x, w))

@@ -22,8 +22,8 @@ from femnn import (
     SPDTensor,
     SymmetricTensor,
 )
-from femnn.evaluation import PointEvaluator
-from femnn.networks import Output, softplus
+from femnn.evaluation.evaluator import PointEvaluator
+from femnn.networks.mlp import Output, softplus
 
 SCALES = [None, 1.0, 10.0]  # None: the initial weights; 10: large ones
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from femnn import MLP, Gradient, InputScaling
-from femnn.networks import ACTIVATIONS, Output, initialise
+from femnn.networks.mlp import ACTIVATIONS, Output, initialise
 
 
 def points(n, n_inputs, seed=0):

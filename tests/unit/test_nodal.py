@@ -4,8 +4,9 @@ import firedrake as fd
 import numpy as np
 import pytest
 
-from femnn.nodal import nodal_rows, nodal_transpose
-from femnn.quadrature import PointSet, expression_derivative, flatten
+from femnn.fields.derivatives import expression_derivative, flatten
+from femnn.points.nodes import nodal_rows, nodal_transpose
+from femnn.points.pointset import PointSet
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import femnn
-from femnn.ode import METHODS
+from femnn.time.runge_kutta import METHODS
 
 
 class Spiral(torch.nn.Module):

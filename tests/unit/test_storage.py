@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import femnn
-from femnn import storage
+from femnn.export import files as storage
 
 
 class Custom(torch.nn.Module):

@@ -19,8 +19,8 @@ from torch import nn
 from ufl.domain import extract_unique_domain
 
 import femnn
-from femnn import symbolic
-from femnn.networks import ACTIVATIONS, Output
+from femnn.export import to_ufl as symbolic
+from femnn.networks.mlp import ACTIVATIONS, Output
 
 
 def nets():

@@ -9,7 +9,7 @@ import torch
 from mpi4py import MPI
 
 import femnn
-from femnn import tables
+from femnn.export import tables
 
 
 def read(path):

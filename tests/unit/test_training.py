@@ -13,7 +13,7 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
-from femnn.training import FitResult
+from femnn.training.fit import FitResult
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
 

@@ -11,8 +11,8 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
-from femnn import weights as weights_module
-from femnn.weights import Weights
+from femnn.tape import weights as weights_module
+from femnn.tape.weights import Weights
 
 MESHES = {}
 

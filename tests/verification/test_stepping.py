@@ -87,7 +87,7 @@ def test_irksome_before_firedrake():
 def _derivative_of_a_square():
     from firedrake import Constant
 
-    from femnn.quadrature import entry_derivative
+    from femnn.fields.derivatives import entry_derivative
 
     c = Constant(3.0)
     print(float(entry_derivative(c * c, c, ())))

@@ -1,0 +1,36 @@
+"""The public names, each with the module that defines it; ``__init__`` reads them here."""
+
+from .autograd.apply import apply as apply
+from .autograd.layer import PDELayer as PDELayer
+from .coefficient.coefficient import NeuralCoefficient as NeuralCoefficient
+from .coefficient.functionals import assemble as assemble
+from .export.files import load as load
+from .export.files import save as save
+from .export.tables import save_table as save_table
+from .export.to_ufl import to_ufl as to_ufl
+from .networks.inputs import FourierFeatures as FourierFeatures
+from .networks.inputs import InputScaling as InputScaling
+from .networks.inputs import PeriodicInputs as PeriodicInputs
+from .networks.mlp import MLP as MLP
+from .networks.mlp import Gradient as Gradient
+from .networks.shapes import ConvexMLP as ConvexMLP
+from .networks.shapes import MonotoneMLP as MonotoneMLP
+from .networks.symmetry import Even as Even
+from .networks.symmetry import Odd as Odd
+from .networks.symmetry import SPDTensor as SPDTensor
+from .networks.symmetry import SymmetricTensor as SymmetricTensor
+from .tape.replay import enable_checkpointing as enable_checkpointing
+from .tape.weights import Weights as Weights
+from .time.adaptive import AdaptiveSteps as AdaptiveSteps
+from .time.comparison import ImplicitStep as ImplicitStep
+from .time.comparison import compare_schemes as compare_schemes
+from .time.pointwise import PointwiseODE as PointwiseODE
+from .time.runge_kutta import RungeKutta as RungeKutta
+from .time.splitting import LieSplitting as LieSplitting
+from .time.splitting import StrangSplitting as StrangSplitting
+from .time.stepper import TimeStepper as TimeStepper
+from .training.fit import FitResult as FitResult
+from .training.fit import fit as fit
+from .variational.problem import NeuralVariationalProblem as NeuralVariationalProblem
+from .variational.solve import solve as solve
+from .variational.solver import NeuralVariationalSolver as NeuralVariationalSolver

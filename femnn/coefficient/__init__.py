@@ -1,0 +1,1 @@
+"""NeuralCoefficient, what it means in a form, and the values of functionals."""

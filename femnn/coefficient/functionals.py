@@ -1,0 +1,205 @@
+"""Assembling forms with neural coefficients; functionals keep what they have compiled."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+import ufl
+from pyadjoint import AdjFloat, Block
+from pyadjoint.tape import annotate_tape, get_working_tape, stop_annotating
+
+from femnn.coefficient.chain_rule import constant_derivative
+from femnn.coefficient.coefficient import neural_coefficients
+from femnn.coefficient.degrees import with_degrees
+from femnn.fields.copies import Mirrors, dependencies_of
+from femnn.fields.cotangents import zero_cotangent
+from femnn.fields.directions import Direction, directional_derivative
+from femnn.fields.kept import KeptForms
+
+
+def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
+    """Firedrake's ``assemble`` for forms with neural coefficients.  Collective.
+
+    Evaluates the coefficients where their operands or weights have changed, and gives the
+    measures their quadrature degree.  Functionals are recorded on the tape with assemblers
+    that are kept, which makes time loops and training faster than with Firedrake's own, also
+    for forms without a network; all else goes to Firedrake.  Derivatives with respect to the
+    mesh are Firedrake's: use its ``assemble`` for them.
+
+    Parameters
+    ----------
+    form
+        A form; arguments and keywords as for :func:`firedrake.assemble`.
+
+    Returns
+    -------
+    float, Cofunction, Function or Matrix
+        As Firedrake's.
+
+    Raises
+    ------
+    ValueError
+        If a measure's degree differs from a coefficient's.
+    """
+    if isinstance(form, (ufl.Form, ufl.FormSum)):
+        form = with_degrees(form)
+        for coefficient in neural_coefficients(form):
+            coefficient.update()
+        if _is_plain_functional(form) and not args and not set(kwargs) - {"annotate"}:
+            if annotate_tape(kwargs):
+                return _recorded(form)
+            kwargs["annotate"] = False
+    return fd.assemble(form, *args, **kwargs)
+
+
+def _is_plain_functional(form: ufl.Form) -> bool:
+    plain = all(isinstance(c, fd.Function) for c in form.coefficients())
+    return plain and not form.arguments() and not form.empty()
+
+
+def _recorded(form: ufl.Form) -> AdjFloat:
+    kept = _kept.get(form)
+    if kept is None:
+        kept = KeptFunctional(form)
+        _kept[form] = kept
+    block = FunctionalBlock(kept)
+    with stop_annotating():
+        value = AdjFloat(kept.value({}))
+    get_working_tape().add_block(block)
+    block.add_output(value.block_variable)
+    return value
+
+
+class KeptFunctional:
+    """A functional in private copies, with assemblers of its value and derivatives.
+
+    Parameters
+    ----------
+    form
+        A form without arguments.
+    """
+
+    def __init__(self, form: ufl.Form):
+        self.dependencies = dependencies_of(form)
+        self.mirrors = Mirrors(self.dependencies)
+        self.form = self.mirrors(form)
+        self._directions = {s: Direction.like(c) for s, c in self.mirrors.copies.items()}
+        self._assembler = KeptForms()
+
+    def value(self, values: dict[Any, Any]) -> float:
+        """The functional's value; the sources' own values where none are given.  Collective."""
+        return self.change({}, values)
+
+    def change(self, dots: dict[Any, Any], values: dict[Any, Any]) -> float:
+        """The functional's change in a direction, its value where there is none.  Collective."""
+        self.mirrors.load(values)
+        return self._number("value", self._set(dots), lambda: self.form)
+
+    def derivative(self, source: Any, dots: dict[Any, Any], values: dict[Any, Any]) -> Any:
+        """The derivative for one source, or its change in a direction.  Collective.
+
+        Returns
+        -------
+        Cofunction or numpy.ndarray
+            An array for a Constant.
+        """
+        self.mirrors.load(values)
+        moving = self._set(dots)
+        copy = self.mirrors.copies[source]
+        if isinstance(copy, fd.Constant):
+            gradient = np.zeros(copy.ufl_shape)
+            for index in np.ndindex(copy.ufl_shape):
+                form = partial(constant_derivative, self.form, copy, index, [])
+                gradient[index] = self._number((source, index), moving, form)
+            return gradient
+        cotangent = zero_cotangent(copy.function_space())
+        assemble = self._kept(source, moving, partial(fd.derivative, self.form, copy))
+        return cotangent if assemble is None else assemble(tensor=cotangent)
+
+    def _number(self, key: Any, moving: list[Direction], make_form: Callable) -> float:
+        assemble = self._kept(key, moving, make_form)
+        return 0.0 if assemble is None else float(assemble())
+
+    def _kept(self, key: Any, moving: list[Direction], make_form: Callable) -> Callable | None:
+        """The assembler of a form, or of its change in a direction."""
+
+        def form() -> ufl.Form:
+            return directional_derivative(make_form(), moving) if moving else make_form()
+
+        return self._assembler((key, *map(id, moving)), form)
+
+    def _set(self, dots: dict[Any, Any]) -> list[Direction]:
+        moving = []
+        for source, direction in self._directions.items():
+            if dots.get(source) is not None:
+                direction.assign(dots[source])
+                moving.append(direction)
+        return moving
+
+
+# Kept as long as a block on a tape uses it.
+_kept: weakref.WeakValueDictionary[ufl.Form, KeptFunctional] = weakref.WeakValueDictionary()
+
+
+class FunctionalBlock(Block):
+    """The value of a functional."""
+
+    def __init__(self, kept: KeptFunctional, ad_block_tag: str | None = None):
+        super().__init__(ad_block_tag=ad_block_tag)
+        self.kept = kept
+        for dependency in kept.dependencies:
+            self.add_dependency(dependency)
+
+    def __str__(self) -> str:
+        return "assemble(functional)"
+
+    def recompute_component(
+        self, inputs: list, block_variable: Any, idx: int, prepared: Any
+    ) -> AdjFloat:
+        return AdjFloat(self.kept.value(self._values(inputs)))
+
+    def evaluate_adj_component(
+        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return self._scaled(adj_inputs[0], block_variable.output, {}, inputs)
+
+    def evaluate_tlm_component(
+        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> AdjFloat:
+        return AdjFloat(self.kept.change(self._dots(), self._values(inputs)))
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list,
+        hessian_inputs: list,
+        adj_inputs: list,
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: list,
+        prepared: Any = None,
+    ) -> Any:
+        source, dots = block_variable.output, self._dots()
+        result = self._scaled(hessian_inputs[0], source, {}, inputs)
+        if dots and adj_inputs[0] is not None:
+            result += self._scaled(adj_inputs[0], source, dots, inputs)
+        return result
+
+    def _scaled(self, factor: Any, source: Any, dots: dict[Any, Any], inputs: list) -> Any:
+        derivative = self.kept.derivative(source, dots, self._values(inputs))
+        if isinstance(derivative, np.ndarray):
+            return float(factor) * derivative
+        with derivative.dat.vec as v:
+            v.scale(float(factor))
+        return derivative
+
+    def _dots(self) -> dict[Any, Any]:
+        known = ((bv.output, bv.tlm_value) for bv in self.get_dependencies())
+        return {source: dot for source, dot in known if dot is not None}
+
+    def _values(self, inputs: list) -> dict[Any, Any]:
+        return dict(zip(self.kept.dependencies, inputs, strict=True))

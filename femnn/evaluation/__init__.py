@@ -1,0 +1,1 @@
+"""A torch module at many points.  Needs torch and numpy only."""

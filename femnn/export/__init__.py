@@ -1,0 +1,1 @@
+"""Trained networks as files, tables and UFL expressions."""

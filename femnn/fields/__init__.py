@@ -1,0 +1,1 @@
+"""Firedrake without networks: private copies, boundary values, derivatives, kept forms."""

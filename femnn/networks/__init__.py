@@ -1,0 +1,1 @@
+"""Torch modules for laws.  Needs torch only."""

@@ -1,0 +1,1 @@
+"""Where a network stands: points of cells, facets and nodes, and a network there."""

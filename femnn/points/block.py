@@ -1,0 +1,140 @@
+"""pyadjoint blocks: evaluating a network, and solving with networks inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import firedrake as fd
+import numpy as np
+from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
+from pyadjoint import Block
+
+from femnn.fields.directions import Direction
+from femnn.parallel import sum_over_ranks
+from femnn.points.map import PointMap
+from femnn.tape.weights import Weights
+
+if TYPE_CHECKING:
+    pass
+
+
+class PointwiseBlock(Block):
+    """A network evaluated at operands that are known: (weights, fields) to values at points.
+
+    One product with the network's Jacobian carries the values' cotangent to the weights and to
+    the operands, and transposed interpolations carry it on to the fields.
+
+    Parameters
+    ----------
+    point_map
+        The network at its points.
+    weights
+        The network's weights.
+    """
+
+    def __init__(self, point_map: PointMap, weights: Weights, ad_block_tag: str | None = None):
+        super().__init__(ad_block_tag=ad_block_tag)
+        self.map = point_map
+        self.add_dependency(weights)
+        for dependency in point_map.dependencies:
+            self.add_dependency(dependency)
+
+    def _output(self, rows: np.ndarray, idx: int) -> fd.Function:
+        """The output with this index, from values (or their changes) at the points."""
+        raise NotImplementedError
+
+    def _cotangent(self, incoming: list) -> np.ndarray:
+        """Cotangents of the outputs (``None`` for zero) as rows at the points."""
+        raise NotImplementedError
+
+    def prepare_recompute_component(self, inputs: list, relevant_outputs: list) -> np.ndarray:
+        return self.map.values(self.map.load(inputs[1:]), inputs[0].vector)
+
+    def recompute_component(
+        self, inputs: list, block_variable: Any, idx: int, prepared: np.ndarray
+    ) -> Any:
+        return maybe_disk_checkpoint(self._output(prepared, idx))
+
+    def prepare_evaluate_adj(
+        self, inputs: list, adj_inputs: list, relevant_dependencies: list
+    ) -> tuple[np.ndarray, np.ndarray]:
+        indices = [index for index, _ in relevant_dependencies]
+        return self.map.evaluator.vjp(
+            self.map.load(inputs[1:]),
+            self._cotangent(adj_inputs),
+            inputs[0].vector,
+            of_inputs=indices != [0],
+            of_weights=0 in indices,
+        )
+
+    def evaluate_adj_component(
+        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        of_inputs, of_weights = prepared
+        if idx == 0:
+            return self._weights(of_weights)
+        return self.map.cotangent(block_variable.output, of_inputs)
+
+    def prepare_evaluate_tlm(
+        self, inputs: list, tlm_inputs: list, relevant_outputs: list
+    ) -> np.ndarray:
+        self.map.load(inputs[1:])
+        self._set_direction()
+        return self.map.direction.variation(inputs[0].vector, of_slope=False).values
+
+    def evaluate_tlm_component(
+        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> fd.Function:
+        return self._output(prepared, idx)
+
+    def prepare_evaluate_hessian(
+        self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
+    ) -> _Second:
+        x, weights = self.map.load(inputs[1:]), inputs[0].vector
+        fields = self._set_direction()
+        change, cotangent = self._cotangent(hessian_inputs), self._cotangent(adj_inputs)
+        moved = self.map.direction.variation(weights, of_slope=False, cotangent=cotangent)
+        evaluator = self.map.evaluator
+        of_inputs, of_weights = evaluator.vjp(x, change, weights)
+        of_fields = any(index for index, _ in relevant_dependencies)
+        first, _ = evaluator.vjp(x, cotangent, weights, of_inputs=of_fields, of_weights=False)
+        return _Second(fields, first, of_inputs + moved.inputs, of_weights + moved.weights)
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list,
+        hessian_inputs: list,
+        adj_inputs: list,
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: list,
+        prepared: Any = None,
+    ) -> Any:
+        if idx == 0:
+            return self._weights(prepared.weights)
+        return self.map.cotangent_change(
+            block_variable.output, prepared.inputs, prepared.change, prepared.fields
+        )
+
+    def _set_direction(self) -> list[Direction]:
+        """Set the map's direction from the tape; the fields that move in it."""
+        weights_dot, *dots = (bv.tlm_value for bv in self.get_dependencies())
+        return self.map.set_direction(dots, None if weights_dot is None else weights_dot.vector)
+
+    def _weights(self, local: np.ndarray) -> Weights:
+        return Weights(vector=sum_over_ranks(self.map.at.mesh.comm, local))
+
+
+@dataclass(frozen=True)
+class _Second:
+    """Of a Hessian's action.
+
+    The fields that move, the inputs' cotangent and its change, and the change of the rank's
+    part of the weights' gradient.
+    """
+
+    fields: list[Direction]
+    inputs: np.ndarray
+    change: np.ndarray
+    weights: np.ndarray

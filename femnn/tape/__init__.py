@@ -1,0 +1,1 @@
+"""What pyadjoint records of ours: weights, and running a tape by a schedule."""

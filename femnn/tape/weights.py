@@ -1,0 +1,283 @@
+"""The weights of a network as a pyadjoint control."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from petsc4py import PETSc
+from pyadjoint import AdjFloat
+from pyadjoint.overloaded_type import OverloadedType
+from pyadjoint.tape import annotate_tape, get_working_tape
+from torch import Tensor, nn
+
+from femnn.evaluation.parameters import ParameterVector
+from femnn.parallel import same_on_ranks, vector_from_rank_zero
+from femnn.tape.norm import SquaredNormBlock
+from femnn.tape.replay import check_schedule
+
+# One Weights for each set of parameters, so that modules which share them share the control.
+_known: weakref.WeakValueDictionary[tuple[int, ...], Weights] = weakref.WeakValueDictionary()
+
+
+class Weights(OverloadedType):
+    """The trainable parameters of a network as one flat vector, a pyadjoint control.
+
+    Coefficients whose networks share all their parameters share one ``Weights``.  The
+    vector is the same on every rank.  Evaluating a reduced functional at other weights
+    leaves the network as it is; only :meth:`assign` and torch change it.
+
+    Parameters
+    ----------
+    parameters
+        The parameters that this object stands for, or ``None`` for a value that belongs to
+        no network (a direction, a gradient, a point at which to evaluate).
+    vector
+        The value, shape ``(n_weights,)``, where ``parameters`` is ``None``.
+    name
+        Name in the tape's graph.
+    comm
+        The ranks that hold the same vector.
+
+    See Also
+    --------
+    Weights.of : the usual way to get one.
+    """
+
+    def __init__(
+        self,
+        parameters: ParameterVector | None = None,
+        vector: np.ndarray | None = None,
+        name: str = "weights",
+        comm: MPI.Comm = MPI.COMM_SELF,
+    ):
+        super().__init__()
+        self.name = name
+        self.comm = comm
+        self._parameters = parameters
+        self._recorded: np.ndarray | None = None
+        if parameters is None:
+            self._vector = np.array(vector, dtype=float)
+            self._vector.flags.writeable = False
+
+    @classmethod
+    def of(cls, net: nn.Module, comm: MPI.Comm = MPI.COMM_SELF) -> Weights:
+        """The weights of a module; rank 0's values are given to all ranks.  Collective.
+
+        Parameters
+        ----------
+        net
+            Any torch module.  Parameters with ``requires_grad=False`` are not part of it.
+        comm
+            The communicator of the mesh on which the module is used.
+        """
+        parameters = ParameterVector(net.parameters())
+        weights = _known.get(parameters.key)
+        if weights is None:
+            weights = cls(parameters, name=type(net).__name__, comm=comm)
+            _known[parameters.key] = weights
+        if comm.size > weights.comm.size:
+            weights.comm = comm
+        if comm.size > 1:
+            parameters.write(vector_from_rank_zero(comm, parameters.read()))
+        return weights
+
+    @property
+    def vector(self) -> np.ndarray:
+        """The current value, shape ``(n_weights,)``, read-only; the same on every rank."""
+        if self._parameters is None:
+            return self._vector
+        vector = self._parameters.read()
+        vector.flags.writeable = False
+        return vector
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The network's trainable parameters; none for a value that belongs to no network."""
+        return [] if self._parameters is None else list(self._parameters.tensors)
+
+    def split(self, vector: np.ndarray) -> list[Tensor]:
+        """A vector of this length as tensors in the parameters' shapes."""
+        return [] if self._parameters is None else self._parameters.split(vector) or []
+
+    def loaded(
+        self, vector: np.ndarray | None, trainable: bool
+    ) -> AbstractContextManager[list[Tensor]]:
+        """Let the network use ``vector`` as its weights; see ``ParameterVector.loaded``."""
+        if self._parameters is None:
+            raise ValueError(f"{self.name}: this value belongs to no network.")
+        return self._parameters.loaded(vector, trainable)
+
+    @staticmethod
+    def flatten(tensors: list[Tensor]) -> np.ndarray:
+        """Tensors in the parameters' shapes as one vector."""
+        return ParameterVector.flatten(tensors)
+
+    def assign(self, value: Weights | np.ndarray) -> Weights:
+        """Set the network's parameters.
+
+        Parameters
+        ----------
+        value
+            Another ``Weights`` or a vector of shape ``(n_weights,)``, the same on all ranks.
+
+        Raises
+        ------
+        ValueError
+            If the shape differs or a value is not finite.
+        """
+        vector = value.vector if isinstance(value, Weights) else np.asarray(value, dtype=float)
+        self.check(vector)
+        if self._parameters is None:
+            self._vector = vector.copy()
+            self._vector.flags.writeable = False
+        else:
+            self._parameters.write(vector)
+        if annotate_tape():
+            self.create_block_variable()
+        elif self._recorded is not None:
+            self.block_variable.save_output()
+        return self
+
+    def like(self, vector: np.ndarray) -> Weights:
+        """A value of the same length that belongs to no network.
+
+        Use it for directions and points: ``Jhat(weights.like(w))``.
+        """
+        vector = np.asarray(vector, dtype=float)
+        if vector.shape != (len(self),):
+            raise ValueError(
+                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
+                "for each trainable weight."
+            )
+        return Weights(vector=vector, name=self.name, comm=self.comm)
+
+    def squared_norm(self) -> AdjFloat:
+        """The sum of the squared weights, for weight decay; recorded on the tape.
+
+        Returns
+        -------
+        AdjFloat
+            The same on every rank.
+
+        Examples
+        --------
+        >>> J = femnn.assemble((u - u_obs) ** 2 * dx) + 1e-6 * kappa.weights.squared_norm()
+        """
+        value = AdjFloat(self._ad_dot(self))
+        if annotate_tape():
+            block = SquaredNormBlock(self)
+            get_working_tape().add_block(block)
+            block.add_output(value.create_block_variable())
+        return value
+
+    def check_ranks(self, comm: MPI.Comm) -> None:
+        """Raise a ``RuntimeError`` on all ranks if they hold different values.  Collective."""
+        if not same_on_ranks(comm, self.vector.tobytes()):
+            raise RuntimeError(
+                f"the {len(self)} weights of {self.name} differ between ranks: all ranks must hold "
+                "the same. Give every rank the same seed, and assign to the weights or load a file "
+                "on every rank."
+            )
+
+    def check(self, vector: np.ndarray) -> None:
+        """Raise a ``ValueError`` if ``vector`` has another shape or is not finite."""
+        if vector.shape != (len(self),):
+            raise ValueError(
+                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
+                "for each trainable weight."
+            )
+        bad = int(np.count_nonzero(~np.isfinite(vector)))
+        if bad:
+            raise ValueError(
+                f"{bad} of the {len(vector)} weights of {self.name} are NaN or infinite: wanted "
+                "finite numbers. Build the network anew, or load weights saved before they "
+                "became so; a smaller learning rate often prevents it."
+            )
+
+    def __len__(self) -> int:
+        return len(self._vector if self._parameters is None else self._parameters)
+
+    def __repr__(self) -> str:
+        return f"Weights({self.name}, {len(self)} values)"
+
+    def __iadd__(self, other: Weights) -> Weights:
+        return self.assign(self.vector + other.vector)
+
+    def __imul__(self, factor: float) -> Weights:
+        return self.assign(self.vector * factor)
+
+    # What pyadjoint asks of a type.  A checkpoint is a value that belongs to no network.
+
+    def _ad_will_add_as_dependency(self) -> None:
+        """A new node where torch has changed the value since the last was recorded."""
+        check_schedule()
+        if self._parameters is not None and self._recorded is not None:
+            present = self._parameters.read()
+            if not np.array_equal(self._recorded, present, equal_nan=True):
+                self.create_block_variable()
+        self.block_variable.save_output(overwrite=False)
+
+    @classmethod
+    def _ad_init_object(cls, obj: Weights) -> Weights:
+        return cls(vector=obj.vector, name=obj.name, comm=obj.comm)
+
+    def _ad_init_zero(self, dual: bool = False) -> Weights:
+        return self.like(np.zeros(len(self)))
+
+    def _ad_create_checkpoint(self) -> Weights:
+        if self._parameters is None:
+            return self
+        self._recorded = self._parameters.read()
+        return self.like(self._recorded)
+
+    def _ad_restore_at_checkpoint(self, checkpoint: Weights) -> Weights:
+        return checkpoint
+
+    def _ad_copy(self) -> Weights:
+        return self.like(self.vector)
+
+    def _ad_mul(self, other: float) -> Weights:
+        return self.like(self.vector * float(other))
+
+    def _ad_add(self, other: Weights) -> Weights:
+        return self.like(self.vector + other.vector)
+
+    def _ad_dot(self, other: Weights, options: dict | None = None) -> float:
+        return float(self.vector @ other.vector)
+
+    def _ad_dim(self) -> int:
+        return len(self)
+
+    def _ad_convert_riesz(self, value: Weights, riesz_map: Any = None) -> Weights:
+        return self.like(value.vector)
+
+    def _ad_to_petsc(self, vec: Any = None) -> Any:
+        """All entries on rank 0: a PETSc vector has each entry once."""
+        if vec is None:
+            mine = len(self) if self.comm.rank == 0 else 0
+            comm: Any = self.comm
+            vec = PETSc.Vec().createMPI((mine, len(self)), comm=comm)
+        local = vec.array_w  # on every rank, so that all know that the vector has changed
+        local[...] = self.vector[: len(local)]
+        return vec
+
+    def _ad_from_petsc(self, vec: Any) -> None:
+        mine = vec.array_r if vec.getLocalSize() else np.empty(len(self))
+        self.assign(vector_from_rank_zero(self.comm, mine))
+
+    @staticmethod
+    def _ad_assign_numpy(dst: Weights, src: np.ndarray, offset: int) -> tuple[Weights, int]:
+        end = offset + len(dst)
+        return dst.like(src[offset:end]), end
+
+    @staticmethod
+    def _ad_to_list(m: Weights) -> list[float]:
+        return m.vector.tolist()
+
+    @property
+    def _ad_str(self) -> str:
+        return self.name

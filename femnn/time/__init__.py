@@ -1,0 +1,1 @@
+"""Steps in time: pointwise equations, splitting, Runge-Kutta steps, adaptive lengths."""

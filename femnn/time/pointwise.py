@@ -1,0 +1,192 @@
+"""Pointwise ordinary differential equations with a network as the rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+import ufl
+from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
+from torch import nn
+
+from femnn.evaluation.evaluator import PointEvaluator
+from femnn.fields.derivatives import flatten
+from femnn.parallel import any_rank, max_over_ranks, sum_over_ranks
+from femnn.points.block import PointwiseBlock
+from femnn.points.map import PointMap
+from femnn.points.pointset import PointSet
+from femnn.tape.weights import Weights
+from femnn.time.runge_kutta import RungeKutta
+
+
+class StepMap(PointMap):
+    """A Runge-Kutta step at its points, whose values must be numbers."""
+
+    def values(self, inputs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """The unknowns after the step; an error on all ranks where some are not numbers."""
+        values = super().values(inputs, weights)
+        comm, step = self.at.mesh.comm, self.evaluator.net
+        if any_rank(comm, not np.isfinite(values).all()):
+            rows = ~np.isfinite(values).all(axis=1)
+            before = rows & ~np.isfinite(inputs).all(axis=1)
+            bad, known = sum_over_ranks(comm, np.array([rows.sum(), before.sum()]))
+            cause = (
+                "the values before it, or the operands, are wrong already"
+                if known == bad
+                else "the rate is too stiff or too large for it. Take more substeps or a smaller "
+                "dt, or an implicit method ('sdirk2')"
+            )
+            raise fd.ConvergenceError(
+                f"a step of {type(step.net).__name__} by {step.method} with substeps="
+                f"{step.substeps} gave values that are not numbers at {bad} points (before it: at "
+                f"{known}): {cause}."
+            )
+        return values
+
+
+class PointwiseODE:
+    """One step of dy/dt = net(y, ...) at each node or quadrature point; recorded on the tape.
+
+    The network is not seen by any linear or nonlinear solver: a torch Runge-Kutta method takes
+    it over the step, on the module's device.
+
+    Parameters
+    ----------
+    net
+        The rate: a module that maps ``(points, inputs)`` to ``(points, components of y)``.
+    unknowns
+        The Functions y that :meth:`step` changes.  All have their degrees of freedom at the
+        same points: a space with values at nodes, or a Quadrature space, and vector spaces
+        made of it.
+    *operands
+        UFL expressions, the further inputs of the network, after y's components.
+    dt
+        Length of a step: a Constant, or an expression of Constants.
+    time
+        Time at the start of a step, the network's last input; without, the rate does not
+        depend on time.
+    start
+        Where the step starts from, an expression for each unknown; by default the unknowns.
+    method, substeps
+        See :class:`femnn.RungeKutta`.
+
+    Attributes
+    ----------
+    weights : Weights
+        The network's weights, a pyadjoint control.
+
+    Raises
+    ------
+    ValueError
+        If the unknowns are at different points, or the network does not take the inputs.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        unknowns: fd.Function | Sequence[fd.Function],
+        *operands: Any,
+        dt: Any,
+        time: Any = None,
+        start: Sequence[Any] | None = None,
+        method: str = "rk4",
+        substeps: int = 1,
+    ):
+        self.net = net
+        self.unknowns = [unknowns] if isinstance(unknowns, fd.Function) else list(unknowns)
+        at = _common_points(self.unknowns)
+        self.operands, self.time, self.dt = operands, time, dt
+        begin = flatten(self.unknowns if start is None else start)
+        self.sizes = [int(np.prod(y.ufl_shape, dtype=int)) for y in self.unknowns]
+        if begin.ufl_shape != (sum(self.sizes),):
+            raise ValueError(
+                f"start has {begin.ufl_shape[0]} components, wanted {sum(self.sizes)}: one for "
+                "each component of the unknowns."
+            )
+        parts = [begin, *operands, *([] if time is None else [time]), dt]
+        inputs = flatten([ufl.as_ufl(p) for p in parts])
+        module = RungeKutta(net, sum(self.sizes), method, substeps, timed=time is not None)
+        self.rate = PointEvaluator(net, inputs.ufl_shape[0] - 1)  # first: its errors name net
+        if self.rate.n_outputs != sum(self.sizes):
+            raise ValueError(
+                f"the rate {type(net).__name__} has {self.rate.n_outputs} outputs, wanted "
+                f"{sum(self.sizes)}: one for each component of the unknowns."
+            )
+        self.evaluator = PointEvaluator(module, inputs.ufl_shape[0])
+        self.map = StepMap(self.evaluator, inputs, at)
+        self.weights = Weights.of(net, at.mesh.comm)
+
+    def step(self) -> None:
+        """Advance the unknowns by one step, in place.  Collective."""
+        comm = self.map.at.mesh.comm
+        self.weights.check_ranks(comm)
+        self.weights.check(self.weights.vector)
+        block = StepBlock(self) if annotate_tape() else None
+        with stop_annotating():
+            rows = self.map.values(self.map.load())
+            for y, part in zip(self.unknowns, self.split(rows), strict=True):
+                self.map.at.fill(y, part)
+        if block is not None:
+            get_working_tape().add_block(block)
+            for y in self.unknowns:
+                block.add_output(y.create_block_variable())
+
+    def split(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The columns of each unknown."""
+        return np.split(rows, np.cumsum(self.sizes)[:-1], axis=1)
+
+    @no_annotations
+    def stiffness(self) -> float:
+        """Dt times the largest eigenvalue of the rate's Jacobian in y, at all points.
+
+        An explicit method needs about ``stiffness / 2`` substeps to be stable where it is
+        large; rates with a value well below one are mild.  Collective.
+        """
+        inputs = self.map.load()
+        _, jacobian = self.rate.value_and_derivative(inputs[:, :-1])
+        matrices = jacobian[:, :, : sum(self.sizes)]
+        finite = np.isfinite(matrices).all(axis=(1, 2))
+        local = np.full(len(inputs), np.inf)  # where the rate has no derivative
+        eigenvalues = np.linalg.eigvals(matrices[finite])
+        local[finite] = np.abs(eigenvalues).max(axis=1, initial=0.0) * np.abs(inputs[finite, -1])
+        return max_over_ranks(self.map.at.mesh.comm, float(local.max(initial=0.0)))
+
+
+class StepBlock(PointwiseBlock):
+    """A step of a pointwise ordinary differential equation."""
+
+    def __init__(self, ode: PointwiseODE, ad_block_tag: str | None = None):
+        super().__init__(ode.map, ode.weights, ad_block_tag)
+        self.ode = ode
+
+    def __str__(self) -> str:
+        return f"step({type(self.ode.net).__name__})"
+
+    def _output(self, rows: np.ndarray, idx: int) -> fd.Function:
+        values = fd.Function(self.ode.unknowns[idx].function_space())
+        self.map.at.fill(values, self.ode.split(rows)[idx])
+        return values
+
+    def _cotangent(self, incoming: list) -> np.ndarray:
+        n_points = len(self.map.points.inputs)
+        parts = [
+            np.zeros((n_points, size)) if part is None else self.map.at.rows(part)
+            for part, size in zip(incoming, self.ode.sizes, strict=True)
+        ]
+        return np.concatenate(parts, axis=1)
+
+
+def _common_points(unknowns: list[fd.Function]) -> PointSet:
+    sets = [PointSet.of_nodes(y.function_space()) for y in unknowns]
+    first = sets[0]
+    for y, other in zip(unknowns, sets, strict=True):
+        if other.mesh is not first.mesh or other.element != first.element:
+            raise ValueError(
+                f"{y.name()} has its values at the points of {other.element}, and "
+                f"{unknowns[0].name()} at those of {first.element}: all unknowns of a pointwise "
+                "equation must have them at the same points. Use one scalar space, and "
+                "VectorFunctionSpace of the same element for several components."
+            )
+    return first

@@ -1,0 +1,1 @@
+"""Minimising a functional over weights."""

@@ -1,0 +1,1 @@
+"""Solving with networks of the unknown inside: problem, state, solver, derivatives."""

@@ -1,0 +1,49 @@
+"""Networks of an unknown, in a solver's private copies."""
+
+from __future__ import annotations
+
+import firedrake as fd
+import numpy as np
+
+from femnn.coefficient.chain_rule import Implicit
+from femnn.coefficient.coefficient import NeuralCoefficient
+from femnn.fields.copies import Mirrors, dependencies_of
+from femnn.points.network import NetworkAtPoints
+
+
+class PrivateNetwork:
+    """A coefficient of the unknown, with its operands written in a solver's private copies."""
+
+    def __init__(self, coefficient: NeuralCoefficient, mirrors: Mirrors):
+        self.coefficient = coefficient
+        self.evaluator = coefficient.evaluator
+        self.failure: Exception | None = None
+        operands = mirrors(coefficient.inputs)
+        self.depends_on = dependencies_of(operands)
+        self.points = NetworkAtPoints(self.evaluator, operands, coefficient.at)
+        (n_inputs,) = operands.ufl_shape
+        n_outputs = self.evaluator.n_outputs
+        slope_shape = (n_inputs,) if coefficient.ufl_shape == () else (n_outputs, n_inputs)
+        self.terms = Implicit(
+            value=fd.Function(coefficient.function_space(), name=coefficient.name()),
+            slope=fd.Function(coefficient.at.space(slope_shape)),
+            operands=operands,
+            between_cells=coefficient.at.between_cells,
+        )
+
+    def evaluate(self, weights: np.ndarray) -> None:
+        """Values and derivatives at the present operands.  Collective.
+
+        What the network raises is kept as :attr:`failure`, and its values become NaN: Newton's
+        method then ends on all ranks together, also where one alone has failed.
+        """
+        x = self.points.interpolate()
+        try:
+            values, slope = self.evaluator.value_and_derivative(x, weights)
+        except Exception as error:
+            self.failure = error
+            n_outputs = self.evaluator.n_outputs
+            values = np.full((len(x), n_outputs), np.nan)
+            slope = np.full((len(x), n_outputs, self.evaluator.n_inputs), np.nan)
+        self.points.at.fill(self.terms.value, values)
+        self.points.at.fill(self.terms.slope, slope)

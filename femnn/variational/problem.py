@@ -1,0 +1,96 @@
+"""Variational problems with neural coefficients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import firedrake as fd
+import ufl
+
+from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
+from femnn.coefficient.degrees import with_degrees
+
+
+class NeuralVariationalProblem:
+    """A variational problem ``F(u; v) = 0`` with neural coefficients in ``F``.
+
+    Parameters
+    ----------
+    F
+        The residual form.  Measures without a degree take the coefficients' degree where
+        one stands in the integral.
+    u
+        The unknown.
+    bcs
+        A :class:`firedrake.DirichletBC` or several.
+    J
+        Another tangent for Newton's method, if not the exact one.  Adjoints use the exact one.
+    Jp
+        A form from which the preconditioner is built.
+    form_compiler_parameters
+        As for :class:`firedrake.NonlinearVariationalProblem`.
+    is_linear
+        Whether ``F`` is linear in ``u``: one linear solve then, no Newton iteration.
+
+    Raises
+    ------
+    TypeError
+        If ``F`` is not a form with one test function, or ``u`` is not a Function.
+    ValueError
+        If quadrature degrees differ.
+    """
+
+    def __init__(
+        self,
+        F: ufl.Form,
+        u: fd.Function,
+        bcs: Any = None,
+        J: ufl.Form | None = None,
+        Jp: ufl.Form | None = None,
+        *,
+        form_compiler_parameters: dict | None = None,
+        is_linear: bool = False,
+    ):
+        if not isinstance(F, ufl.Form) or len(F.arguments()) != 1:
+            raise TypeError(
+                f"F is a {type(F).__name__} and not a form with one test function: write the "
+                "problem as F == 0 with all terms on the left, or as a == L, without assembled "
+                "Cofunctions."
+            )
+        if not isinstance(u, fd.Function) or isinstance(u, NeuralCoefficient):
+            raise TypeError(f"u is a {type(u).__name__}: the unknown must be a Function.")
+        self.F = with_degrees(F)
+        self.u = u
+        self.bcs = _as_list(bcs)
+        self.J = None if J is None else with_degrees(J)
+        self.Jp = None if Jp is None else with_degrees(Jp)
+        self.form_compiler_parameters = form_compiler_parameters
+        self.is_linear = is_linear
+        forms = [form for form in (self.F, self.J, self.Jp) if form is not None]
+        coefficients = dict.fromkeys(c for form in forms for c in neural_coefficients(form))
+        self.implicit = [c for c in coefficients if c.depends_on(u)]
+        self.explicit = [c for c in coefficients if not c.depends_on(u)]
+        values = (bc._original_arg for bc in self.bcs)
+        self.explicit += [g for g in values if isinstance(g, NeuralCoefficient)]
+        for coefficient in self.implicit:
+            if coefficient.degree is None:
+                raise ValueError(
+                    f"{coefficient.name()} is evaluated at the nodes of a space and depends on the "
+                    "unknown: leave out space=..., so that it is evaluated at quadrature points."
+                )
+        if is_linear and self.implicit:
+            raise ValueError(
+                f"the problem is given as a == L, but {self.implicit[0].name()} depends on the "
+                "unknown, so it is not linear: write it as F == 0."
+            )
+
+
+def _as_list(bcs: Any) -> list[fd.DirichletBC]:
+    listed = [] if bcs is None else [bcs] if not isinstance(bcs, (list, tuple)) else list(bcs)
+    for bc in listed:
+        if not isinstance(bc, fd.DirichletBC):
+            raise NotImplementedError(
+                f"bcs holds a {type(bc).__name__}: only DirichletBC is supported with neural "
+                "coefficients."
+            )
+    return listed
