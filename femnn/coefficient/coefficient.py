@@ -6,22 +6,21 @@ from functools import cached_property
 from typing import Any
 
 import firedrake as fd
-import numpy as np
 import ufl
 from pyadjoint.tape import get_working_tape, no_annotations
 from torch import nn
 from ufl.algorithms import extract_coefficients
-from ufl.domain import extract_domains
 
-from femnn.coefficient.block import EvaluationBlock
+from femnn.coefficient.arguments import points_of, value_shape
 from femnn.evaluation.evaluator import PointEvaluator, total_inputs
 from femnn.fields.copies import CoordinateState, dependencies_of, version
-from femnn.fields.derivatives import flatten
 from femnn.networks.mlp import Gradient
 from femnn.parallel import all_ranks
+from femnn.points.block import EvaluationBlock
 from femnn.points.map import PointMap
+from femnn.points.operands import as_expressions, flatten, mesh_of
 from femnn.points.pointset import PointSet
-from femnn.points.rules import asked_degree, default_degree
+from femnn.points.rules import asked_degree
 from femnn.tape.weights import Weights
 
 
@@ -76,7 +75,7 @@ class NeuralCoefficient(fd.Function):
         All their components as one UFL vector.
     degree : int or None
         The quadrature degree; ``None`` at nodes.
-    at : PointSet
+    points : PointSet
         The points.
 
     Raises
@@ -122,34 +121,75 @@ class NeuralCoefficient(fd.Function):
         chunk_size: int | None = None,
         name: str | None = None,
     ):
-        operands = _checked_operands(operands)
-        mesh = mesh or (_mesh_of(operands) if space is None else space.mesh())
-        at = _points_of(mesh, operands, degree, measure, space)
+        operands = _checked(operands)
+        mesh = mesh or (mesh_of(operands) if space is None else space.mesh())
+        points = points_of(mesh, operands, degree, measure, space)
         n_inputs = total_inputs([op.ufl_shape for op in operands])
         evaluator = PointEvaluator(net, n_inputs, chunk_size)
-        self.__dict__.update(
-            net=net,
-            operands=operands,
-            inputs=at.on_sides(flatten(operands)),
-            at=at,
-            degree=at.degree,
-            measure=measure,
-            has_default_degree=degree is None and asked_degree(measure) is None,
-            evaluator=evaluator,
-            weights=Weights.of(net, mesh.comm),
-            _moved=CoordinateState(mesh),
-            _state=None,
-            _recorded=None,
-        )
         shape = shape if space is None else space.value_shape
-        shape = _value_shape(shape, evaluator.n_outputs, type(net).__name__)
-        super().__init__(
-            at.space(shape) if space is None else space,
-            name=name or f"N[{type(net).__name__}]",
-            block_class=EvaluationBlock,
-            _ad_floating_active=True,
-            _ad_args=[self],
+        shape = value_shape(shape, evaluator.n_outputs, type(net).__name__)
+        self.measure = measure
+        self.has_default_degree = degree is None and asked_degree(measure) is None
+        name = name or f"N[{type(net).__name__}]"
+        self._set_up(
+            evaluator, operands, points, points.space(shape) if space is None else space, name
         )
+
+    def _set_up(
+        self,
+        evaluator: PointEvaluator,
+        operands: tuple[Any, ...],
+        points: PointSet,
+        space: Any,
+        name: str,
+    ) -> None:
+        self.evaluator, self.net = evaluator, evaluator.net
+        self.operands, self.inputs = operands, points.on_sides(flatten(operands))
+        self.points, self.degree = points, points.degree
+        self.weights = Weights.of(self.net, points.mesh.comm)
+        self._moved = CoordinateState(points.mesh)
+        self._state: tuple | None = None
+        self._recorded: tuple | None = None
+        super().__init__(
+            space,
+            name=name,
+            block_class=self._evaluation,
+            _ad_floating_active=True,
+            _ad_args=[],
+        )
+
+    @no_annotations
+    def with_operands(self, *operands: Any) -> NeuralCoefficient:
+        """The same law of other operands.
+
+        Parameters
+        ----------
+        *operands
+            UFL expressions with as many components together as the present ones.
+
+        Returns
+        -------
+        NeuralCoefficient
+            With the same network and weights, at the same points, of the same shape and name.
+
+        Raises
+        ------
+        TypeError
+            If an operand is not a UFL expression.
+        ValueError
+            If the number of components differs.
+        """
+        operands = _checked(operands)
+        n_inputs = total_inputs([op.ufl_shape for op in operands])
+        if n_inputs != self.evaluator.n_inputs:
+            raise ValueError(
+                f"{self.name()}.with_operands() got operands of {n_inputs} components together, "
+                f"wanted {self.evaluator.n_inputs}: as many as {self.name()} has."
+            )
+        new = NeuralCoefficient.__new__(NeuralCoefficient)
+        new.measure, new.has_default_degree = self.measure, self.has_default_degree
+        new._set_up(self.evaluator, operands, self.points, self.function_space(), self.name())
+        return new
 
     @property
     def dat(self) -> Any:
@@ -182,7 +222,7 @@ class NeuralCoefficient(fd.Function):
     @cached_property
     def map(self) -> PointMap:
         """The network at its points, in private copies of what the operands hold."""
-        return PointMap(self.evaluator, self.inputs, self.at)
+        return PointMap(self.evaluator, self.inputs, self.points)
 
     @no_annotations
     def update(self) -> NeuralCoefficient:
@@ -196,15 +236,15 @@ class NeuralCoefficient(fd.Function):
         if not all_ranks(self.mesh.comm, self._state == state):
             inputs = self.map.load()
             self.weights.check(self.weights.vector)
-            self.at.fill(self.topological, self.map.values(inputs))
-            self.__dict__["_state"] = state
+            self.points.fill(self.topological, self.map.values(inputs))
+            self._state = state
         return self
 
     @no_annotations
     def set_values(self, values: fd.Function) -> None:
         """Take values that a solver has computed at the operands' present values."""
         self.topological.dat.data_wo[...] = values.dat.data_ro
-        self.__dict__["_state"] = self._present_state()
+        self._state = self._present_state()
 
     def grad(self) -> Any:
         """The gradient in space, by the chain rule: a UFL expression for use in forms.
@@ -217,7 +257,7 @@ class NeuralCoefficient(fd.Function):
                 f"{self.name()}.grad(): only for one output, this network has "
                 f"{self.evaluator.n_outputs}. Use one coefficient for each output."
             )
-        if self.at.between_cells:
+        if self.points.between_cells:
             raise NotImplementedError(
                 f"{self.name()}.grad(): a coefficient on interior facets has no gradient in space."
             )
@@ -225,21 +265,40 @@ class NeuralCoefficient(fd.Function):
         terms = [slope[i] * ufl.grad(self.inputs[i]) for i in range(self.evaluator.n_inputs)]
         return sum(terms[1:], terms[0])
 
-    @property
+    @cached_property
     def slope(self) -> NeuralCoefficient:
         """D net / d inputs as a coefficient of shape ``(n_inputs,)`` with the same weights."""
-        if "_slope" not in self.__dict__:
-            self.__dict__["_slope"] = NeuralCoefficient(
-                Gradient(self.net),
-                *self.operands,
-                degree=self.degree,
-                measure=self.measure,
-                shape=(self.evaluator.n_inputs,),
-                mesh=self.mesh,
-                chunk_size=self.evaluator.chunk_size,
-                name=f"d{self.name()}",
+        return NeuralCoefficient(
+            Gradient(self.net),
+            *self.operands,
+            degree=self.degree,
+            measure=self.measure,
+            shape=(self.evaluator.n_inputs,),
+            mesh=self.mesh,
+            chunk_size=self.evaluator.chunk_size,
+            name=f"d{self.name()}",
+        )
+
+    def at(self, *args: Any, **kwargs: Any) -> Any:
+        """Values at points of the mesh, as :meth:`firedrake.Function.at`; only at nodes.
+
+        Raises
+        ------
+        NotImplementedError
+            If the values are at quadrature points, between which there are none.
+        """
+        if self.degree is not None:
+            raise NotImplementedError(
+                f"{self.name()}.at(): the values are at quadrature points, and between these there "
+                f"are none. {self._as_field()}"
             )
-        return self.__dict__["_slope"]
+        return super().at(*args, **kwargs)
+
+    def _as_field(self) -> str:
+        return (
+            f"Make NeuralCoefficient(net, *operands, space=V) for a field with values at nodes, or "
+            f"project it: project({self.name()}.update(), V)."
+        )
 
     def copy(self, deepcopy: bool = False) -> fd.Function:
         """The present values as an ordinary Function on the Quadrature space."""
@@ -253,6 +312,11 @@ class NeuralCoefficient(fd.Function):
     @cached_property
     def _components(self) -> tuple[fd.Function, ...]:
         return fd.Function(self.function_space(), val=self.topological)._components
+
+    def _evaluation(self) -> EvaluationBlock:
+        """The tape's block of the present values."""
+        name = f"evaluate({self.name()})"
+        return EvaluationBlock(self.map, self.weights, [self.function_space()], name)
 
     def _present_state(self) -> tuple:
         return (
@@ -270,7 +334,7 @@ class NeuralCoefficient(fd.Function):
             super()._ad_will_add_as_dependency()
             place = len(get_working_tape().get_blocks()) - 1
             present = [s.block_variable for s in sources]
-            self.__dict__["_recorded"] = (place, self.block, present)
+            self._recorded = (place, self.block, present)
 
     def _is_recorded(self, present: list[Any]) -> bool:
         """Whether the tape holds the evaluation of the same nodes."""
@@ -287,68 +351,17 @@ def neural_coefficients(form: Any) -> list[NeuralCoefficient]:
     return [c for c in coefficients if isinstance(c, NeuralCoefficient)]
 
 
-def _points_of(
-    mesh: Any, operands: tuple[Any, ...], degree: int | None, measure: ufl.Measure, space: Any
-) -> PointSet:
-    if space is not None:
-        if degree is not None:
-            raise ValueError(
-                f"NeuralCoefficient got space={space} and degree={degree}: a network is evaluated "
-                "at a space's nodes or at quadrature points, give one of the two."
-            )
-        return PointSet.of_nodes(space)
-    asked = asked_degree(measure)
-    if None not in (degree, asked) and degree != asked:
-        raise ValueError(
-            f"NeuralCoefficient got degree={degree} and a measure of degree {asked}: give the "
-            "degree once."
-        )
-    degree = asked if degree is None else degree
-    degree = default_degree(mesh, operands) if degree is None else int(degree)
-    return PointSet.of_rule(mesh, degree, measure.integral_type())
-
-
-def _checked_operands(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+def _checked(operands: tuple[Any, ...]) -> tuple[Any, ...]:
     if not operands:
         raise ValueError(
             "NeuralCoefficient got a network but no operands: give at least one UFL expression, "
             "for example the unknown u or SpatialCoordinate(mesh)."
         )
-    checked = []
-    for op in operands:
-        try:
-            op = ufl.as_ufl(op)
-        except ValueError as error:
-            raise TypeError(
-                f"operand {op!r} is a {type(op).__name__}: wanted a UFL expression such as a "
-                "Function, its gradient, SpatialCoordinate(mesh) or a Constant."
-            ) from error
-        nested = neural_coefficients(op)
-        if nested:
+    expressions = as_expressions(operands)
+    for expression in expressions:
+        for nested in neural_coefficients(expression):
             raise NotImplementedError(
-                f"the operand {op} contains the neural coefficient {nested[0].name()}: compose "
-                "the two networks in one torch module instead."
+                f"the operand {expression} contains the neural coefficient {nested.name()}: "
+                "compose the two networks in one torch module instead."
             )
-        checked.append(op)
-    return tuple(checked)
-
-
-def _mesh_of(operands: tuple[Any, ...]) -> Any:
-    meshes = list(dict.fromkeys(m for op in operands for m in extract_domains(op)))
-    if len(meshes) != 1:
-        raise ValueError(
-            f"the operands {[str(op) for op in operands]} live on {len(meshes)} meshes: all must "
-            "live on one. If none of them has a mesh, give it as mesh=..."
-        )
-    return meshes[0].unique() if hasattr(meshes[0], "unique") else meshes[0]
-
-
-def _value_shape(shape: tuple[int, ...] | None, n_outputs: int, name: str) -> tuple[int, ...]:
-    if shape is None:
-        return () if n_outputs == 1 else (n_outputs,)
-    if int(np.prod(shape, dtype=int)) != n_outputs:
-        raise ValueError(
-            f"the network {name} has {n_outputs} outputs, shape={shape} wants "
-            f"{int(np.prod(shape, dtype=int))}: the two must agree."
-        )
-    return tuple(shape)
+    return expressions
