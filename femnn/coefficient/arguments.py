@@ -41,19 +41,23 @@ def points_of(
     return points_of_measure(mesh, degree, measure.integral_type())
 
 
-def value_shape(shape: tuple[int, ...] | None, n_outputs: int, name: str) -> tuple[int, ...]:
-    """The shape of the values of a network with this name.
+def space_of(
+    points: PointSet, n_outputs: int, name: str, shape: tuple[int, ...] | None, space: Any
+) -> Any:
+    """The function space of the values of a network with this name and number of outputs.
 
     Raises
     ------
     ValueError
-        If ``shape`` does not hold the network's outputs.
+        If the shape that is wanted does not hold the network's outputs.
     """
+    shape = shape if space is None else space.value_shape
     if shape is None:
-        return () if n_outputs == 1 else (n_outputs,)
-    if int(np.prod(shape, dtype=int)) != n_outputs:
+        shape = () if n_outputs == 1 else (n_outputs,)
+    wanted = int(np.prod(shape, dtype=int))
+    if wanted != n_outputs:
         raise ValueError(
-            f"the network {name} has {n_outputs} outputs, shape={shape} wants "
-            f"{int(np.prod(shape, dtype=int))}: the two must agree."
+            f"the network {name} has {n_outputs} outputs, shape={shape} wants {wanted}: the two "
+            "must agree."
         )
-    return tuple(shape)
+    return points.space(tuple(shape)) if space is None else space

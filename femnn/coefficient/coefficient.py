@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,8 @@ from pyadjoint.tape import get_working_tape, no_annotations
 from torch import nn
 from ufl.algorithms import extract_coefficients
 
-from femnn.coefficient.arguments import points_of, value_shape
+from femnn.coefficient.arguments import points_of, space_of
+from femnn.coefficient.computed import ComputedFunction
 from femnn.evaluation.evaluator import PointEvaluator, total_inputs
 from femnn.fields.copies import CoordinateState, dependencies_of, version
 from femnn.networks.mlp import Gradient
@@ -24,7 +26,7 @@ from femnn.points.rules import asked_degree
 from femnn.tape.weights import Weights
 
 
-class NeuralCoefficient(fd.Function):
+class NeuralCoefficient(ComputedFunction):
     """A coefficient whose values are ``net(operands)`` at quadrature points (or nodes).
 
     Use it in a form as any other coefficient, and solve and assemble such forms with
@@ -93,6 +95,12 @@ class NeuralCoefficient(fd.Function):
     Firedrake's own variational solvers would take the values as they are: a law of the
     unknown needs femnn's.
 
+    Between quadrature points there are no values: Firedrake's ``interpolate``, ``VTKFile`` and
+    ``PointEvaluator`` refuse such a coefficient, and so does its ``assemble`` for ``grad(kappa)``,
+    which :func:`femnn.assemble` and the solvers take by the chain rule.  Evaluate the network at
+    the nodes of a space V for a field, ``NeuralCoefficient(net, *operands, space=V).update()``,
+    or ``project(kappa.update(), V)``.
+
     References
     ----------
     S. K. Mitusch, S. W. Funke, M. Kuchta: Hybrid FEM-NN models, J. Comput. Phys. 446 (2021).
@@ -103,10 +111,6 @@ class NeuralCoefficient(fd.Function):
     >>> F = kappa * inner(grad(u), grad(v)) * dx - f * v * dx
     >>> femnn.solve(F == 0, u, bcs=bcs)
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> NeuralCoefficient:
-        """Pass over Firedrake's, which looks for a dual space in the first argument."""
-        return object.__new__(cls)
 
     @no_annotations
     def __init__(
@@ -124,16 +128,11 @@ class NeuralCoefficient(fd.Function):
         operands = _checked(operands)
         mesh = mesh or (mesh_of(operands) if space is None else space.mesh())
         points = points_of(mesh, operands, degree, measure, space)
-        n_inputs = total_inputs([op.ufl_shape for op in operands])
-        evaluator = PointEvaluator(net, n_inputs, chunk_size)
-        shape = shape if space is None else space.value_shape
-        shape = value_shape(shape, evaluator.n_outputs, type(net).__name__)
+        evaluator = PointEvaluator(net, _components(operands), chunk_size)
+        space = space_of(points, evaluator.n_outputs, type(net).__name__, shape, space)
         self.measure = measure
         self.has_default_degree = degree is None and asked_degree(measure) is None
-        name = name or f"N[{type(net).__name__}]"
-        self._set_up(
-            evaluator, operands, points, points.space(shape) if space is None else space, name
-        )
+        self._set_up(evaluator, operands, points, space, name or f"N[{type(net).__name__}]")
 
     def _set_up(
         self,
@@ -158,6 +157,13 @@ class NeuralCoefficient(fd.Function):
             _ad_args=[],
         )
 
+    def _like(self, evaluator: PointEvaluator, operands: tuple[Any, ...]) -> NeuralCoefficient:
+        """The same in all else."""
+        new = NeuralCoefficient.__new__(NeuralCoefficient)
+        new.measure, new.has_default_degree = self.measure, self.has_default_degree
+        new._set_up(evaluator, operands, self.points, self.function_space(), self.name())
+        return new
+
     @no_annotations
     def with_operands(self, *operands: Any) -> NeuralCoefficient:
         """The same law of other operands.
@@ -180,30 +186,34 @@ class NeuralCoefficient(fd.Function):
             If the number of components differs.
         """
         operands = _checked(operands)
-        n_inputs = total_inputs([op.ufl_shape for op in operands])
-        if n_inputs != self.evaluator.n_inputs:
+        given, wanted = _components(operands), self.evaluator.n_inputs
+        if given != wanted:
             raise ValueError(
-                f"{self.name()}.with_operands() got operands of {n_inputs} components together, "
-                f"wanted {self.evaluator.n_inputs}: as many as {self.name()} has."
+                f"{self.name()}.with_operands() got operands of {given} components together, "
+                f"wanted {wanted}: as many as {self.name()} has."
             )
-        new = NeuralCoefficient.__new__(NeuralCoefficient)
-        new.measure, new.has_default_degree = self.measure, self.has_default_degree
-        new._set_up(self.evaluator, operands, self.points, self.function_space(), self.name())
-        return new
+        return self._like(self.evaluator, operands)
 
-    @property
-    def dat(self) -> Any:
-        """The values' data; an error where weights or operands have changed since."""
-        self._check_present()
-        return self.topological.dat
+    @no_annotations
+    def __deepcopy__(self, memo: dict) -> NeuralCoefficient:
+        """The same law of the same operands, with a copy of the network, and so its own weights."""
+        known = self.evaluator
+        net = deepcopy(self.net, memo)
+        return self._like(PointEvaluator(net, known.n_inputs, known.chunk_size), self.operands)
 
-    def _check_present(self) -> None:
+    def check_present(self) -> None:
+        """Raise a ``RuntimeError`` where weights or operands have changed since the evaluation."""
         if self._state != self._present_state():
             raise RuntimeError(
                 f"the values of {self.name()} are out of date: its weights or operands have "
                 "changed since it was evaluated. Use femnn.assemble and femnn.solve for forms "
                 "with neural coefficients, or call update() on the coefficient first."
             )
+
+    @property
+    def values_between(self) -> bool:
+        """Whether the values are those of nodes, between which the space interpolates."""
+        return self.degree is None
 
     @property
     def mesh(self) -> Any:
@@ -279,40 +289,6 @@ class NeuralCoefficient(fd.Function):
             name=f"d{self.name()}",
         )
 
-    def at(self, *args: Any, **kwargs: Any) -> Any:
-        """Values at points of the mesh, as :meth:`firedrake.Function.at`; only at nodes.
-
-        Raises
-        ------
-        NotImplementedError
-            If the values are at quadrature points, between which there are none.
-        """
-        if self.degree is not None:
-            raise NotImplementedError(
-                f"{self.name()}.at(): the values are at quadrature points, and between these there "
-                f"are none. {self._as_field()}"
-            )
-        return super().at(*args, **kwargs)
-
-    def _as_field(self) -> str:
-        return (
-            f"Make NeuralCoefficient(net, *operands, space=V) for a field with values at nodes, or "
-            f"project it: project({self.name()}.update(), V)."
-        )
-
-    def copy(self, deepcopy: bool = False) -> fd.Function:
-        """The present values as an ordinary Function on the Quadrature space."""
-        return fd.Function(self.function_space(), val=self.topological.copy(deepcopy=deepcopy))
-
-    @cached_property
-    def subfunctions(self) -> tuple[fd.Function, ...]:
-        """The values as ordinary Functions that share this coefficient's data."""
-        return fd.Function(self.function_space(), val=self.topological).subfunctions
-
-    @cached_property
-    def _components(self) -> tuple[fd.Function, ...]:
-        return fd.Function(self.function_space(), val=self.topological)._components
-
     def _evaluation(self) -> EvaluationBlock:
         """The tape's block of the present values."""
         name = f"evaluate({self.name()})"
@@ -328,7 +304,7 @@ class NeuralCoefficient(fd.Function):
 
     def _ad_will_add_as_dependency(self) -> None:
         """Record the evaluation on the tape, unless the tape has it already."""
-        self._check_present()
+        self.check_present()
         sources = [self.weights, *self.dependencies]
         if not self._is_recorded([s.block_variable for s in sources]):
             super()._ad_will_add_as_dependency()
@@ -346,7 +322,7 @@ class NeuralCoefficient(fd.Function):
 
 
 def neural_coefficients(form: Any) -> list[NeuralCoefficient]:
-    """The neural coefficients in a form or expression."""
+    """The neural coefficients in a form or expression, each once."""
     coefficients = form.coefficients() if isinstance(form, ufl.Form) else extract_coefficients(form)
     return [c for c in coefficients if isinstance(c, NeuralCoefficient)]
 
@@ -365,3 +341,7 @@ def _checked(operands: tuple[Any, ...]) -> tuple[Any, ...]:
                 "compose the two networks in one torch module instead."
             )
     return expressions
+
+
+def _components(operands: tuple[Any, ...]) -> int:
+    return total_inputs([operand.ufl_shape for operand in operands])

@@ -14,7 +14,7 @@ from pyadjoint import AdjFloat, Block
 from pyadjoint.tape import annotate_tape, get_working_tape, stop_annotating
 
 from femnn.coefficient.coefficient import neural_coefficients
-from femnn.coefficient.forms import prepared
+from femnn.coefficient.forms import check_interpolated, prepared
 from femnn.fields.copies import Mirrors, dependencies_of
 from femnn.fields.cotangents import zero_cotangent
 from femnn.fields.derivatives import Direction, along, constant_gradient, entry_derivative
@@ -47,6 +47,8 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
     ValueError
         If a measure's degree differs from a coefficient's.
     """
+    if isinstance(form, ufl.Interpolate):
+        check_interpolated(form)
     if isinstance(form, (ufl.Form, ufl.FormSum)):
         form = prepared(form)
         for coefficient in neural_coefficients(form):
