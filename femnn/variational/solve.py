@@ -11,6 +11,8 @@ from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.solver import NeuralVariationalSolver
 
+ONE_SOLVE = {"snes_type": "ksponly", "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"]}
+
 
 def solve(
     equation: Any,
@@ -44,31 +46,22 @@ def solve(
     firedrake.ConvergenceError
         If the solve fails; ``u`` then keeps its value.
     """
-    linear = isinstance(equation.lhs, ufl.Form) and len(equation.lhs.arguments()) == 2
-    if linear:
-        F = _residual_of_linear(equation.lhs, equation.rhs, u)
-    elif equation.rhs == 0:
-        F = equation.lhs
-    else:
-        raise TypeError("solve: write the equation as F == 0, or as a == L with a bilinear a.")
+    F, linear = _residual(equation, u)
     annotate = {k: kwargs.pop(k) for k in ("annotate",) if k in kwargs}
-    problem = NeuralVariationalProblem(
-        F,
-        u,
-        bcs,
-        J=J,
-        Jp=Jp,
-        form_compiler_parameters=form_compiler_parameters,
-        is_linear=linear,
-    )
     if linear:
-        parameters = dict(kwargs.get("solver_parameters") or {})
-        kwargs["solver_parameters"] = {
-            "snes_type": "ksponly",
-            "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"],
-            **parameters,
-        }
+        kwargs["solver_parameters"] = {**ONE_SOLVE, **(kwargs.get("solver_parameters") or {})}
+    parameters = {"form_compiler_parameters": form_compiler_parameters}
+    problem = NeuralVariationalProblem(F, u, bcs, J=J, Jp=Jp, **parameters, is_linear=linear)
     return NeuralVariationalSolver(problem, **kwargs).solve(**annotate)
+
+
+def _residual(equation: Any, u: fd.Function) -> tuple[ufl.Form, bool]:
+    """The residual form of an equation, and whether it was given as a == L."""
+    if isinstance(equation.lhs, ufl.Form) and len(equation.lhs.arguments()) == 2:
+        return _residual_of_linear(equation.lhs, equation.rhs, u), True
+    if equation.rhs != 0:
+        raise TypeError("solve: write the equation as F == 0, or as a == L with a bilinear a.")
+    return equation.lhs, False
 
 
 def _residual_of_linear(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form:

@@ -194,11 +194,19 @@ class State:
             context._assemble_jac(context._jac)
             if context.Jp is not None:
                 context._assemble_pjac(context._pjac)
+            self._set_null_spaces(context)
             self._note_matrix()
 
     def has_matrix(self) -> bool:
         """Whether the matrix is the one at the present state.  Collective."""
         return self._is_from(self._assembled, self._matrix_stamp())
+
+    def _set_null_spaces(self, context: Any) -> None:
+        """As Firedrake does where Newton's method asks for the matrix."""
+        fields = self.unknown.function_space()._ises
+        context.set_nullspace(context._nullspace, fields, transpose=False, near=False)
+        context.set_nullspace(context._nullspace_T, fields, transpose=True, near=False)
+        context.set_nullspace(context._near_nullspace, fields, transpose=False, near=True)
 
     def _note_matrix(self) -> None:
         self._assembled = self._matrix_stamp()
@@ -257,7 +265,6 @@ def _followed_by(own: Callable[..., None], other: Callable | None) -> Callable[.
 def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:
     """The user's Functions and Constants in the problem's forms and operands."""
     implicit = set(problem.implicit)
-    expressions = [form for form in (problem.F, problem.J, problem.Jp) if form is not None]
-    expressions += [c.inputs for c in problem.implicit]
+    expressions = [*problem.forms, *(c.inputs for c in problem.implicit)]
     found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
     return dict.fromkeys([problem.u, *found])

@@ -1,6 +1,7 @@
 """What solves start from and keep: guesses, matrices, adjoints."""
 
 import contextlib
+import io
 
 import numpy as np
 import pytest
@@ -181,3 +182,29 @@ def test_adjoints_of_time_steps_with_changing_steps(change_at, V):
         Jhat.derivative()
         # the matrix of the last step is there; going back, that of the first steps is not
         assert len(calls) == (0 if change_at is None else 1)
+
+
+@pytest.mark.parametrize("source", [1.0, 0.0])
+def test_no_iteration_leaves_no_old_matrix(V, source):
+    """A problem with no source is solved by its initial guess; the tangent is still the present.
+
+    The solution is proportional to f / k, so the derivative at f = 0 is to 1 / k.
+    """
+    f, k, u, v = Function(V).assign(source), Function(V).assign(1.0), Function(V), TestFunction(V)
+    F = k * inner(grad(u), grad(v)) * dx - f * v * dx
+    continue_annotation()
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"))
+    Jhat = ReducedFunctional(femnn.assemble((u - 1) ** 2 * dx), [Control(f), Control(k)])
+    pause_annotation()
+    at_zero = []
+    for factor in (3.0, 1.0):
+        assert Jhat([Function(V), Function(V).assign(factor)]) == pytest.approx(1.0)
+        of_source, of_factor = Jhat.derivative()
+        at_zero.append(of_source.dat.data_ro.copy())
+        assert not of_factor.dat.data_ro.any()
+    assert np.linalg.norm(at_zero[1]) > 1e-4
+    assert np.allclose(3 * at_zero[0], at_zero[1], rtol=1e-12, atol=1e-15)
+    point = [Function(V).assign(0.5), Function(V).assign(2.0)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        order = taylor_test(Jhat, point, [Function(V).assign(1.0), Function(V).assign(1.0)])
+    assert order > 1.95
