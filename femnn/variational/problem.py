@@ -32,6 +32,10 @@ class NeuralVariationalProblem:
     is_linear
         Whether ``F`` is linear in ``u``: one linear solve then, no Newton iteration.
 
+    See Also
+    --------
+    NeuralVariationalProblem.linear : for a == L.
+
     Raises
     ------
     TypeError
@@ -66,6 +70,51 @@ class NeuralVariationalProblem:
         self.explicit += [g for g in values if isinstance(g, NeuralCoefficient)]
         self._check_implicit()
 
+    @classmethod
+    def linear(
+        cls,
+        a: ufl.Form,
+        L: Any,
+        u: fd.Function,
+        bcs: Any = None,
+        aP: ufl.Form | None = None,
+        *,
+        form_compiler_parameters: dict | None = None,
+    ) -> NeuralVariationalProblem:
+        """The linear problem ``a(u, v) = L(v)``.
+
+        Its solver assembles and factorises the matrix once, as long as the values in ``a`` stay.
+
+        Parameters
+        ----------
+        a
+            The bilinear form.
+        L
+            The linear form; 0 for none.
+        u
+            The unknown.  Where it stands in ``a`` or ``L``, its value at this moment is meant.
+        bcs, form_compiler_parameters
+            As for the class.
+        aP
+            A form from which the preconditioner is built.
+
+        Returns
+        -------
+        NeuralVariationalProblem
+
+        Raises
+        ------
+        TypeError
+            If ``a`` is not a bilinear form.
+        """
+        if not isinstance(a, ufl.Form) or len(a.arguments()) != 2:
+            raise TypeError(
+                f"a is a {type(a).__name__} and not a form with a trial and a test function: write "
+                "the problem as a == L, or as F == 0."
+            )
+        parameters = {"form_compiler_parameters": form_compiler_parameters}
+        return cls(_residual(a, L, u), u, bcs, Jp=aP, is_linear=True, **parameters)
+
     @property
     def forms(self) -> list[ufl.Form]:
         """The residual, and the other tangent and the preconditioner where they are given."""
@@ -83,6 +132,15 @@ class NeuralVariationalProblem:
                 f"the problem is given as a == L, but {self.implicit[0].name()} depends on the "
                 "unknown, so it is not linear: write it as F == 0."
             )
+
+
+def _residual(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form:
+    """The residual of a == L; what holds ``u`` already takes its present value, as it must."""
+    forms = [form for form in (a, L) if isinstance(form, ufl.Form)]
+    if any(u in form.coefficients() for form in forms):
+        before = {u: u.copy(deepcopy=True)}
+        a, L = (ufl.replace(f, before) if isinstance(f, ufl.Form) else f for f in (a, L))
+    return fd.action(a, u) - L
 
 
 def _check_kinds(F: Any, u: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
+from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 from ufl.domain import extract_domains
 
 from femnn.coefficient.chain_rule import total_derivative
@@ -17,6 +18,9 @@ from femnn.fields.copies import CoordinateState, Mirrors, dependencies_of, owned
 from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.problem import NeuralVariationalProblem
+
+# As Firedrake's solver of linear problems.
+ONE_SOLVE = {"snes_type": "ksponly", "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +113,8 @@ class State:
             "post_jacobian_callback": lambda X, J: self._note_matrix(),
         }.items():
             options[name] = _followed_by(own, options.get(name))
+        if problem.is_linear:
+            options["solver_parameters"] = {**ONE_SOLVE, **(options.get("solver_parameters") or {})}
         solver = fd.NonlinearVariationalSolver(
             fd.NonlinearVariationalProblem(
                 self.residual,
