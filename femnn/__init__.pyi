@@ -20,7 +20,7 @@ from .networks.symmetry import Odd as Odd
 from .networks.symmetry import SPDTensor as SPDTensor
 from .networks.symmetry import SymmetricTensor as SymmetricTensor
 from .points.places import QuadratureSpace as QuadratureSpace
-from .tape.replay import enable_checkpointing as enable_checkpointing
+from .tape.scheduled import enable_checkpointing as enable_checkpointing
 from .tape.weights import Weights as Weights
 from .time.adaptive import AdaptiveSteps as AdaptiveSteps
 from .time.comparison import ImplicitStep as ImplicitStep
