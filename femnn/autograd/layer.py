@@ -20,12 +20,12 @@ from femnn.autograd.values import (
     checked_array,
     field_on,
     is_shared,
-    largest_comm,
     like,
     numpy_of,
     tensor_of,
 )
 from femnn.parallel import raise_on_all_ranks, same_on_ranks
+from femnn.tape.ranks import largest_comm, values_on
 from femnn.tape.weights import Weights
 
 
@@ -103,7 +103,7 @@ class PDELayer(nn.Module):
         self._check_kinds()
         self._weights = [c for c in self._controls if isinstance(c, Weights)]
         self.networks = nn.ModuleList(parameter_tree(w.named_parameters()) for w in self._weights)
-        self._comm = largest_comm([*self._controls, Jhat.functional])
+        self._comm = largest_comm([*self._controls, Jhat.functional, *values_on(Jhat.tape)])
         self.last_state: dict | None = None
 
     def _check_kinds(self) -> None:
@@ -113,14 +113,19 @@ class PDELayer(nn.Module):
                     f"PDELayer: a control is a {type(control).__name__}, wanted Weights, "
                     "Functions or Constants."
                 )
-            check_one_block(control, "PDELayer", "control")
+            self._check_field(control, "control")
         functional = self.Jhat.functional
         if not isinstance(functional, (AdjFloat, *FIELDS)):
             raise TypeError(
                 f"PDELayer: the functional is a {type(functional).__name__}, wanted a number, a "
                 "Function or a Cofunction."
             )
-        check_one_block(functional, "PDELayer", "result")
+        self._check_field(functional, "result")
+
+    @staticmethod
+    def _check_field(value: Any, what: str) -> None:
+        if isinstance(value, FIELDS):
+            check_one_block(value.function_space(), "PDELayer", f"{what} {value.name()}")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(

@@ -7,13 +7,11 @@ same on every rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 import torch
-from mpi4py import MPI
 from torch import Tensor
 from ufl.duals import is_dual
 
@@ -32,31 +30,17 @@ def is_shared(value: Any) -> bool:
     return not isinstance(value, FIELDS) or is_real(value.function_space())
 
 
-def largest_comm(values: Iterable[Any]) -> MPI.Comm | None:
-    """The communicator of the most ranks among those of weights and fields."""
-    comms = [
-        v.comm if isinstance(v, Weights) else v.function_space().mesh().comm
-        for v in values
-        if isinstance(v, (Weights, *FIELDS))
-    ]
-    return max(comms, key=lambda comm: comm.size, default=None)
-
-
-def check_one_block(value: Any, who: str, what: str) -> None:
-    """Raise a ``TypeError`` where a field's values are not one array of its own."""
-    if not isinstance(value, FIELDS):
-        return
-    space = value.function_space()
+def check_one_block(space: Any, who: str, what: str) -> None:
+    """Raise a ``TypeError`` where the values of a space's fields are not one array of their own."""
     if len(space) > 1:
         raise TypeError(
-            f"{who}: the {what} {value.name()} is in a mixed space, whose values are not one "
-            "tensor: record the model with a Function for each part, which is assigned to or from "
-            "field.subfunctions."
+            f"{who}: the {what} is in a mixed space, whose values are not one tensor: record the "
+            "model with a Function for each part, which is assigned to or from field.subfunctions."
         )
     if space.component is not None:
         raise TypeError(
-            f"{who}: the {what} {value.name()} is a component of a vector field, which the tape "
-            "does not follow: take the vector field itself, and its component in torch."
+            f"{who}: the {what} is a component of a vector field, which the tape does not follow: "
+            "take the vector field itself, and its component in torch."
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from mpi4py import MPI
 from pyadjoint.enlisting import Enlist
 
+from femnn.tape.ranks import largest_comm, values_on
 from femnn.tape.weights import Weights
 
 
@@ -46,7 +47,9 @@ class ControlVector:
                 )
         self._check_parameters()
         self._ends = np.cumsum([len(c) for c in self.controls])
-        self.comm: MPI.Comm = max((c.comm for c in self.controls), key=lambda comm: comm.size)
+        # Weights of a network that makes numbers only do not know the ranks of the model.
+        model = values_on(getattr(Jhat, "tape", None))
+        self.comm: MPI.Comm = largest_comm([*self.controls, *model]) or MPI.COMM_SELF
 
     def __len__(self) -> int:
         return int(self._ends[-1])
