@@ -257,7 +257,7 @@ class NeuralCoefficient(fd.Function):
     def _present_state(self) -> tuple:
         return (
             self.weights.vector.tobytes(),
-            self.evaluator.state(),
+            self.evaluator.version(),
             self._moved(),
             *(version(d) for d in self.dependencies),
         )
