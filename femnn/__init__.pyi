@@ -30,8 +30,8 @@ from .time.runge_kutta import RungeKutta as RungeKutta
 from .time.splitting import LieSplitting as LieSplitting
 from .time.splitting import StrangSplitting as StrangSplitting
 from .time.stepper import TimeStepper as TimeStepper
-from .training.fit import FitResult as FitResult
 from .training.fit import fit as fit
+from .training.result import FitResult as FitResult
 from .variational.problem import NeuralVariationalProblem as NeuralVariationalProblem
 from .variational.solve import solve as solve
 from .variational.solver import NeuralVariationalSolver as NeuralVariationalSolver
