@@ -119,7 +119,13 @@ class PointwiseODE:
         self.weights = Weights.of(net, at.mesh.comm)
 
     def step(self) -> None:
-        """Advance the unknowns by one step, in place.  Collective."""
+        """Advance the unknowns by one step, in place.  Collective.
+
+        Raises
+        ------
+        firedrake.ConvergenceError
+            If the step gives values that are not numbers; the unknowns then keep theirs.
+        """
         comm = self.map.at.mesh.comm
         self.weights.check_ranks(comm)
         self.weights.check(self.weights.vector)
@@ -134,15 +140,32 @@ class PointwiseODE:
                 block.add_output(y.create_block_variable())
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The columns of each unknown."""
+        """The columns of each unknown.
+
+        Parameters
+        ----------
+        rows
+            Values of all unknowns, shape ``(n_points, components of all)``; rank-local.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            One for each unknown, shape ``(n_points, its components)``.
+        """
         return np.split(rows, np.cumsum(self.sizes)[:-1], axis=1)
 
     @no_annotations
     def stiffness(self) -> float:
-        """Dt times the largest eigenvalue of the rate's Jacobian in y, at all points.
+        """Dt times the largest eigenvalue of the rate's Jacobian in y, at all points.  Collective.
 
         An explicit method needs about ``stiffness / 2`` substeps to be stable where it is
-        large; rates with a value well below one are mild.  Collective.
+        large; rates with a value well below one are mild.
+
+        Returns
+        -------
+        float
+            A number without a unit, the same on all ranks; infinite where the rate has no
+            derivative.
         """
         inputs = self.map.load()
         _, jacobian = self.rate.value_and_derivative(inputs[:, :-1])

@@ -58,6 +58,8 @@ class TimeStepper:
     NotImplementedError
         If a neural coefficient stands under ``Dt`` or in a boundary value, or Irksome cannot
         impose the boundary values with this tableau.
+    ValueError
+        If ``bc_type`` is unknown.
 
     Notes
     -----

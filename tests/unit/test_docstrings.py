@@ -102,7 +102,8 @@ def _returns(name, annotation, results):
 
 def _raises(name, functions, helpers, doc):
     entries = doc["Raises"] if doc else []
-    documented = [(e.name or e.type).rpartition(".")[2] for e in entries]
+    names = [name for entry in entries for name in (entry.name or entry.type).split(", ")]
+    documented = [name.rpartition(".")[2] for name in names]
     raised = sorted({error for f in functions for error in _raised_by(f, helpers)})
     return [f"{name}: {error} is not under Raises" for error in raised if error not in documented]
 
