@@ -69,11 +69,17 @@ def _faults_of_function(name, thing, helpers, overrides=False):
 
 
 def _parameters(name, annotations, entries):
-    signature = [parameter.lstrip("*") for parameter in annotations]
     documented = [p.lstrip("*\\") for entry in entries for p in entry.name.split(", ")]
+    more = [p for p in documented if p not in [a.lstrip("*") for a in annotations]]
+    if any(a.startswith("**") for a in annotations):
+        more = []  # keywords that go there
     return [
-        *(f"{name}: parameter {p} is missing" for p in signature if p not in documented),
-        *(f"{name}: there is no parameter {p}" for p in documented if p not in signature),
+        *(
+            f"{name}: parameter {a} is missing"
+            for a in annotations
+            if a.lstrip("*") not in documented
+        ),
+        *(f"{name}: there is no parameter {p}" for p in more),
     ]
 
 
@@ -110,18 +116,31 @@ def _raises(name, functions, helpers, doc):
 
 def _raised_by(function, helpers, depth=1):
     """What a function raises, and the private helpers of its module that it calls."""
-    found = set()
-    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
+    source = ast.parse(textwrap.dedent(inspect.getsource(function)))
+
+    def raised_in(node):
+        children = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.Try):
+            handled = " ".join(ast.unparse(h.type) for h in node.handlers if h.type)
+            inside = {error for child in node.body for error in raised_in(child)}
+            found = {error for error in inside if not re.search(rf"\b{error}\b", handled)}
+            children = [child for child in children if child not in node.body]
+        else:
+            found = set()
+        for child in children:
+            found |= raised_in(child)
         if isinstance(node, ast.Raise) and node.exc is not None:
             raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
             found.add(ast.unparse(raised).rpartition(".")[2])
-        elif depth and isinstance(node, ast.Call):
+        elif isinstance(node, ast.Call) and depth:
             called = ast.unparse(node.func)
             helper = helpers.get(called) or function.__globals__.get(called)
             is_near = getattr(helper, "__module__", None) == function.__module__
             if called.rpartition(".")[2].startswith("_") and is_near and inspect.isfunction(helper):
                 found |= _raised_by(helper, helpers, depth - 1)
-    return {error for error in found if error[:1].isupper()}
+        return found
+
+    return {error for error in raised_in(source) if error[:1].isupper()}
 
 
 def _public_methods(cls):
@@ -160,9 +179,10 @@ def _functions_of(thing):
 def _annotations(function):
     """The annotation of each parameter, and of what is returned."""
     signature = inspect.signature(function)
-    parameters = {p.name: p.annotation for p in signature.parameters.values()}
-    own = {name: a for name, a in parameters.items() if name not in ("self", "cls")}
-    return own, str(signature.return_annotation)
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    parameters = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    named = {stars.get(p.kind, "") + p.name: p.annotation for p in parameters}
+    return named, str(signature.return_annotation)
 
 
 def _parsed(thing):
@@ -195,7 +215,11 @@ def _documented(x: np.ndarray, factor: float = 1.0) -> np.ndarray:
     ValueError
         If the factor is negative.
     """
-    _check(x)
+    try:
+        _check(x)
+        raise KeyError
+    except KeyError:
+        pass
     if factor < 0:
         raise ValueError("negative")
     return factor * x
