@@ -12,23 +12,23 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# From the ground up, as docs/design.md shows them: a room imports those before it.
+# From the roof down, as docs/design.md shows them: a room imports those below it.
 ROOMS = (
-    "parallel",
-    "networks",
-    "evaluation",
-    "fields",
-    "tape",
-    "points",
-    "coefficient",
-    "variational",
-    "time",
-    "autograd",
-    "training",
     "export",
+    "training",
+    "autograd",
+    "time",
+    "variational",
+    "coefficient",
+    "points",
+    "tape",
+    "fields",
+    "evaluation",
+    "networks",
+    "parallel",
 )
-# Above all rooms: the public names, and the programs that use them.
-FLOORS = (*ROOMS, "femnn", "doctor", "__main__")
+# Above all rooms: the programs, and the public names that they use.
+FLOORS = ("__main__", "doctor", "femnn", *ROOMS)
 TORCH_ONLY = {"networks": {"torch"}, "evaluation": {"torch", "numpy"}}
 MOST_LINES = 350
 
@@ -86,13 +86,13 @@ class Package:
         return sorted(n for n in self.imports[module] if n.split(".")[0] == self.name)
 
     def upward(self, floors):
-        """The imports from a room of one further up."""
-        height = {room: i for i, room in enumerate(floors)}
+        """The imports of a room further up; the floors are given from the roof down."""
+        depth = {room: i for i, room in enumerate(floors)}
         return [
             f"{module} imports {other}"
             for module in self.sources
             for other in self.own_imports(module)
-            if height[self.room(module)] < height[self.room(other)]
+            if depth[self.room(module)] > depth[self.room(other)]
         ]
 
     def circle(self):
@@ -204,7 +204,7 @@ UP = {
 @pytest.mark.parametrize("statement", UP)
 def test_arrow_upwards_is_seen(tmp_path, statement):
     package = _package(tmp_path, {"low/a": statement, "high/b": "x = 1"})
-    assert package.upward(["low", "high", "femnn"]) == [f"femnn.low.a imports {UP[statement]}"]
+    assert package.upward(["femnn", "high", "low"]) == [f"femnn.low.a imports {UP[statement]}"]
     assert package.circle() == []
 
 
