@@ -9,6 +9,7 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
+from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 from ufl.domain import extract_domains
 
 from femnn.coefficient.chain_rule import total_derivative
@@ -17,6 +18,9 @@ from femnn.fields.copies import CoordinateState, Mirrors, dependencies_of, owned
 from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.problem import NeuralVariationalProblem
+
+# As Firedrake's solver of linear problems.
+ONE_SOLVE = {"snes_type": "ksponly", "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +113,8 @@ class State:
             "post_jacobian_callback": lambda X, J: self._note_matrix(),
         }.items():
             options[name] = _followed_by(own, options.get(name))
+        if problem.is_linear:
+            options["solver_parameters"] = {**ONE_SOLVE, **(options.get("solver_parameters") or {})}
         solver = fd.NonlinearVariationalSolver(
             fd.NonlinearVariationalProblem(
                 self.residual,
@@ -194,11 +200,19 @@ class State:
             context._assemble_jac(context._jac)
             if context.Jp is not None:
                 context._assemble_pjac(context._pjac)
+            self._set_null_spaces(context)
             self._note_matrix()
 
     def has_matrix(self) -> bool:
         """Whether the matrix is the one at the present state.  Collective."""
         return self._is_from(self._assembled, self._matrix_stamp())
+
+    def _set_null_spaces(self, context: Any) -> None:
+        """As Firedrake does where Newton's method asks for the matrix."""
+        fields = self.unknown.function_space()._ises
+        context.set_nullspace(context._nullspace, fields, transpose=False, near=False)
+        context.set_nullspace(context._nullspace_T, fields, transpose=True, near=False)
+        context.set_nullspace(context._near_nullspace, fields, transpose=False, near=True)
 
     def _note_matrix(self) -> None:
         self._assembled = self._matrix_stamp()
@@ -257,7 +271,6 @@ def _followed_by(own: Callable[..., None], other: Callable | None) -> Callable[.
 def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:
     """The user's Functions and Constants in the problem's forms and operands."""
     implicit = set(problem.implicit)
-    expressions = [form for form in (problem.F, problem.J, problem.Jp) if form is not None]
-    expressions += [c.inputs for c in problem.implicit]
+    expressions = [*problem.forms, *(c.inputs for c in problem.implicit)]
     found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
     return dict.fromkeys([problem.u, *found])
