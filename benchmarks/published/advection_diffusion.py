@@ -1,7 +1,7 @@
 """Advection-diffusion: a missing transport term G(u, u_x, u_y, x, y) from u in time."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -11,22 +11,22 @@ from firedrake.adjoint import stop_annotating
 
 import femnn
 from benchmarks.published import fields, framework
-from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, Budget, Hybrid, side_by_side
+from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, by_femnn, side_by_side
+from benchmarks.published.training import Budget
 from demos.studies.advection.model import (
     DECAY,
     FINE_STEP,
     OBSERVED,
     STEP,
     Transport,
+    cases_and_data,
     evaluate,
     learned,
     learned_factors,
     misfit,
+    networks,
     nothing,
-    observe,
     operator_error,
-    other_signal,
-    signal,
     solver_parameters,
     truth,
 )
@@ -103,15 +103,13 @@ class Problem:
     def __init__(self, settings: Settings):
         self.mesh = UnitSquareMesh(settings.cells, settings.cells)
         self.parameters = solver_parameters(self.mesh.comm)
-        space = FunctionSpace(self.mesh, "P", 1)
-        end = settings.end
-        self.cases = {"other signal": (other_signal, end), "longer": (signal, settings.longer)}
-        self.data = {
-            case: observe(settings.data_cells, space, *run, settings.data_step)
-            for case, run in self.cases.items()
-        }
-        self.cases["training"] = (signal, end)
-        self.data["training"] = self.data["longer"][: round(end / OBSERVED)]
+        self.cases, self.data = cases_and_data(
+            FunctionSpace(self.mesh, "P", 1),
+            settings.data_cells,
+            settings.longer,
+            settings.end,
+            settings.data_step,
+        )
 
     def model(self, method, as_operator=learned):
         """Misfit and weight decay as a function of the method."""
@@ -132,16 +130,10 @@ class Problem:
         return self.errors_of(as_operator(partial(femnn.NeuralCoefficient, net)))
 
 
-def networks(settings: Settings) -> tuple[femnn.MLP, femnn.MLP]:
-    """The paper's for G; that of the three factors of a G which is linear in u."""
-    options = {"init": "normal", "seed": settings.seed}
-    return femnn.MLP(5, settings.hidden, 1, **options), femnn.MLP(2, settings.hidden, 3, **options)
-
-
 def run(settings: Settings) -> dict:
     """Both methods, the law that is linear in u, and what no G and the true one reach."""
     problem = Problem(settings)
-    net, factors = networks(settings)
+    net, factors = networks(settings.seed, settings.hidden)
     known = {"no G": problem.errors_of(nothing), "true G": problem.errors_of(truth)}
     budget = Budget(settings.iterations)
     rows = side_by_side(problem.model, net, problem.mesh, problem.errors, budget)
@@ -151,11 +143,9 @@ def run(settings: Settings) -> dict:
 
 def train_linear(problem: Problem, net: femnn.MLP, iterations: int) -> dict:
     """Femnn's training of a law that is linear in u, with its errors."""
-    method = Hybrid(net, problem.mesh)
-    method.record(lambda method: problem.model(method, learned_factors))
-    trained = method.train(Budget(iterations))
-    method.weights.assign(np.array(trained.weights))
-    return {**problem.errors(net, learned_factors), **asdict(trained)}
+    model = partial(problem.model, as_operator=learned_factors)
+    errors = partial(problem.errors, as_operator=learned_factors)
+    return by_femnn(model, net, problem.mesh, errors, Budget(iterations))
 
 
 def figure(results: dict) -> plt.Figure:
@@ -215,7 +205,7 @@ def longer_training(rows: dict[str, dict], nothing: dict) -> str:
         "\n\nOne run determines the network only near the states that it visits, in either method: "
         "the other signal goes up to twice as high, and after training's end u grows above what "
         "was seen. More iterations fit this one run better and leave the rest to the network; "
-        "after the demo's 1000 (see the README) the error of u in training is lower still, but "
+        "after the study's 1000 (see the README) the error of u in training is lower still, but "
         "that with the other signal has risen again. A term that is linear in u has no such "
         "limit; but that is knowledge which the paper's model does not have."
     )

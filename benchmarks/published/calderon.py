@@ -1,7 +1,7 @@
 """Calderon's problem: k(x, y) inside from u and its flux on the boundary."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import matplotlib.pyplot as plt
@@ -10,8 +10,9 @@ from firedrake import *
 
 import femnn
 from benchmarks.published import fields, framework
-from benchmarks.published.methods import DIRECT, Budget, Hybrid, side_by_side
-from benchmarks.published.poisson import DEGREE, coefficient_error, grid, network
+from benchmarks.published.methods import DIRECT, by_femnn, side_by_side
+from benchmarks.published.poisson import DEGREE, coefficient_error, constant_error, grid, network
+from benchmarks.published.training import Budget
 
 NAME = "calderon"
 TITLE = "Calderon's problem"
@@ -125,27 +126,11 @@ def run(settings: Settings) -> dict:
         problem.errors,
         Budget(settings.iterations, newton_evaluations=settings.newton_evaluations),
     )
-    rows[ALONE] = alone(
-        problem, net, Budget(settings.alone[0], newton_evaluations=settings.alone[1])
-    )
+    alone = Budget(settings.alone[0], newton_evaluations=settings.alone[1])
+    rows[ALONE] = by_femnn(problem.model, net, problem.mesh, problem.errors, alone)
     for row in rows.values():
         row["flux_error"] = (row["loss"] / problem.flux_size) ** 0.5
     return {"rows": rows, "before": before}
-
-
-def alone(problem: Calderon, net, budget: Budget) -> dict:
-    """A training of femnn in the paper's two stages."""
-    method = Hybrid(net, problem.mesh)
-    method.record(problem.model)
-    trained = method.train(budget)
-    method.weights.assign(np.array(trained.weights))
-    return {**problem.errors(net), **asdict(trained)}
-
-
-def best_constant() -> float:
-    """The error of the best constant k."""
-    values = truth(*grid().T)
-    return float(np.linalg.norm(values - values.mean()) / np.linalg.norm(values))
 
 
 def figure(results: dict) -> plt.Figure:
@@ -168,8 +153,8 @@ def report(results: dict) -> str:
             "bells on the right and the left side, and the flux k du/dn there is compared.",
             framework.settings_table(results),
             framework.method_table(rows, columns),
-            f"The best constant k has an error of {best_constant():.1%}; the starting weights have "
-            f"{results['before']['k_error']:.1%}.",
+            f"The best constant k has an error of {constant_error(truth, grid()):.1%}; the "
+            f"starting weights have {results['before']['k_error']:.1%}.",
             f'"{ALONE}": femnn alone, {iterations} iterations of L-BFGS-B, then {evaluations} '
             "evaluations of truncated Newton, as the paper has it. One pair of boundary data says "
             "little about the inside: the misfit falls much further than the error of k.",

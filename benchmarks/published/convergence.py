@@ -7,8 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.published import framework
-from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, Budget, side_by_side
+from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, side_by_side
 from benchmarks.published.poisson import Poisson, network
+from benchmarks.published.training import Budget
 
 NAME = "convergence"
 TITLE = "Error convergence in h"

@@ -22,7 +22,8 @@ import matplotlib.pyplot as plt
 import torch
 from PIL import Image
 
-from benchmarks.published.methods import OURS, THEIRS, cpu_seconds
+from benchmarks.published.methods import OURS, THEIRS
+from benchmarks.published.training import Timer
 from demos.studies import common  # noqa: F401 (its options for figures and for PETSc)
 from femnn.export.files import atomic_file
 
@@ -53,11 +54,11 @@ def main(problem: ModuleType, argv: list[str] | None = None) -> dict:
 
 def run(problem: ModuleType, setting: str) -> dict:
     """The results of a problem with one of its settings, which they hold beside the paper's."""
-    began = cpu_seconds()
+    timer = Timer()
     settings, paper = problem.SETTINGS[setting], problem.SETTINGS["paper"]
     results = problem.run(settings)
     described = {"setting": setting, "settings": asdict(settings), "paper": asdict(paper)}
-    return {**described, **results, "total_seconds": cpu_seconds() - began}
+    return {**described, **results, "total_seconds": timer.seconds()}
 
 
 def write(problem: ModuleType, results: dict, folder: Path) -> None:

@@ -4,23 +4,23 @@ For k = 2 x + 1 (``heat``) and, in ``heat_discontinuous``, for a k with two jump
 """
 
 import sys
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from firedrake.adjoint import stop_annotating
 
 from benchmarks.published import framework, pinn
 from benchmarks.published.heat_model import TRUTHS, Heat, midpoints, network
-from benchmarks.published.methods import Budget, Hybrid, side_by_side
+from benchmarks.published.methods import by_femnn, side_by_side
+from benchmarks.published.training import Budget, Timer
 from demos.studies.common import values_at
 
 NAME = "heat"
 TITLE = "The heat equation, k = 2 x + 1"
 HYBRID = "femnn"
 EQUAL, WEIGHTED = (1.0, 1.0, 1.0, 1.0), (1.0, 10.0, 1e2, 1e3)
+COARSE = {"cells": 40, "step": 0.005, "data_cells": 400, "data_step": 5e-4}
 CURVE = (np.arange(200) + 0.5) / 200
 
 
@@ -117,10 +117,7 @@ SETTINGS = {
         pinn_seeds=(1,),
         pinn_weights=(WEIGHTED,),
         pinn_iterations=(40,),
-        cells=40,
-        step=0.005,
-        data_cells=400,
-        data_step=5e-4,
+        **COARSE,
     ),
 }
 
@@ -158,18 +155,13 @@ def pinn_name(weights: tuple[float, ...]) -> str:
 def train_hybrid(problem: Heat, seed: int, settings: Settings) -> dict:
     """One training of femnn, with its errors and k on a grid."""
     net = network(seed)
-    method = Hybrid(net, problem.mesh)
-    method.record(problem.model)
-    trained = method.train(settings.budget())
-    method.weights.assign(np.array(trained.weights))
-    k = values_at(net, CURVE[:, None]).tolist()
-    with stop_annotating():
-        return {"seed": seed, "k": k, **problem.errors(net), **asdict(trained)}
+    row = by_femnn(problem.model, net, problem.mesh, problem.errors, settings.budget())
+    return {"seed": seed, "k": values_at(net, CURVE[:, None]).tolist(), **row}
 
 
 def train_pinn(problem: Heat, data, seed: int, weights, iterations: int, settings) -> dict:
     """One training of a PINN, with its errors and k on a grid."""
-    began = time.process_time()
+    timer = Timer()
     net, trained = pinn.train(
         data,
         cells=settings.cells,
@@ -180,7 +172,7 @@ def train_pinn(problem: Heat, data, seed: int, weights, iterations: int, setting
         iterations=iterations,
         seconds=_limit(settings.pinn_seconds),
     )
-    setup = time.process_time() - began - trained["seconds"]
+    setup = timer.seconds() - trained["seconds"]
     k, u = pinn.values(net, midpoints(), problem.nodes, problem.times[1:])
     curve, _ = pinn.values(net, CURVE, problem.nodes, problem.times[1:])
     return {"seed": seed, "k": curve.tolist(), **problem.errors_of(k, u), **trained, "setup": setup}

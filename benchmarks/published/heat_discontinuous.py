@@ -3,7 +3,7 @@
 import sys
 
 from benchmarks.published import framework
-from benchmarks.published.heat import WEIGHTED, Settings, figure, report, run
+from benchmarks.published.heat import COARSE, WEIGHTED, Settings, figure, report, run
 
 __all__ = ["NAME", "SETTINGS", "TITLE", "figure", "report", "run"]
 
@@ -45,10 +45,7 @@ SETTINGS = {
         pinn_seeds=(1,),
         pinn_weights=(WEIGHTED,),
         pinn_iterations=(40,),
-        cells=40,
-        step=0.005,
-        data_cells=400,
-        data_step=5e-4,
+        **COARSE,
     ),
 }
 

@@ -4,74 +4,21 @@ A problem writes its model once, as a function of a method, so that discretisati
 starting weights are the same for both.  Both train by SciPy's L-BFGS-B with the same options.
 """
 
-import contextlib
-import math
-import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
-import scipy.optimize
 import ufl
 from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
+from benchmarks.published.training import Budget, Timer, Trained, quasi_newton, truncated_newton
 from benchmarks.written_out import WrittenOutNetwork
 
 DIRECT = {"ksp_type": "preonly", "pc_type": "lu"}
+Errors = Callable[[femnn.MLP], dict[str, float]]
 OURS, THEIRS, OURS_LONGER = "femnn", "network in UFL", "femnn, same time"
-
-
-@dataclass
-class Trained:
-    """What a training did.
-
-    Attributes
-    ----------
-    weights
-        The trained weights, in the order of the network's parameters.
-    loss, initial_loss
-        The loss at these and at the first weights.
-    iterations, evaluations
-        Iterations; evaluations of value and gradient.
-    seconds
-        Processor time of the training.
-    setup
-        Processor time before it: recording the model, and two values and gradients, in which
-        kernels are compiled.
-    history
-        The loss after each iteration, the first entry before any.
-    """
-
-    weights: list[float]
-    loss: float
-    initial_loss: float
-    iterations: int
-    evaluations: int
-    seconds: float
-    setup: float
-    history: list[float]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train: what is spent first ends a stage.
-
-    Attributes
-    ----------
-    iterations
-        Of L-BFGS-B, with ten times as many evaluations at most, as in the paper.
-    seconds
-        Of L-BFGS-B, at whose end an iteration in hand is finished.
-    newton_evaluations, newton_seconds
-        Of SciPy's truncated Newton method, which follows; none by default.
-    """
-
-    iterations: int
-    seconds: float = math.inf
-    newton_evaluations: int = 0
-    newton_seconds: float = math.inf
 
 
 class Method:
@@ -103,7 +50,7 @@ class Method:
 
     def record(self, model: Callable) -> None:
         """Record ``model(self)``, which returns the loss, on a tape of its own."""
-        began = cpu_seconds()
+        timer = Timer()
         with set_working_tape(Tape()) as tape:
             continue_annotation()
             try:
@@ -113,49 +60,14 @@ class Method:
         self.Jhat = ReducedFunctional(J, self.controls(), tape=tape)
         for shift in (1e-8, 0.0):
             self.value_and_gradient(self.first + shift)
-        self.setup = cpu_seconds() - began
+        self.setup = timer.seconds()
 
     def train(self, budget: Budget) -> Trained:
         """Train from the starting weights."""
         trained = self.quasi_newton(budget)
-        return self._truncated_newton(trained, budget) if budget.newton_evaluations else trained
-
-    def _truncated_newton(self, trained: Trained, budget: Budget) -> Trained:
-        began = cpu_seconds()
-        best = (trained.loss, np.array(trained.weights))
-        history, evaluations = list(trained.history), 0
-
-        def value_and_gradient(w):
-            nonlocal best, evaluations
-            if cpu_seconds() - began > budget.newton_seconds:
-                raise StopIteration
-            evaluations += 1
-            value, gradient = self.value_and_gradient(w)
-            best = min(best, (value, w.copy()), key=lambda pair: pair[0])
-            return value, gradient
-
-        with contextlib.suppress(StopIteration):
-            scipy.optimize.minimize(
-                value_and_gradient,
-                best[1],
-                jac=True,
-                method="TNC",
-                callback=lambda w: history.append(best[0]),
-                options={
-                    "maxfun": budget.newton_evaluations,
-                    **dict.fromkeys(("ftol", "gtol", "xtol"), 1e-20),
-                },
-            )
-        return Trained(
-            weights=best[1].tolist(),
-            loss=best[0],
-            initial_loss=trained.initial_loss,
-            iterations=len(history) - 1,
-            evaluations=trained.evaluations + evaluations,
-            seconds=trained.seconds + cpu_seconds() - began,
-            setup=self.setup,
-            history=history,
-        )
+        if not budget.newton_evaluations:
+            return trained
+        return truncated_newton(self.value_and_gradient, trained, budget)
 
 
 class Hybrid(Method):
@@ -198,13 +110,13 @@ class Hybrid(Method):
 
     def quasi_newton(self, budget: Budget) -> Trained:
         self.weights.assign(self.first)
-        began = cpu_seconds()
+        timer = Timer()
         result = femnn.fit(
             self.Jhat,
             maxiter=budget.iterations,
             gtol=0.0,
-            options=options(budget),
-            callback=lambda step, weights: cpu_seconds() - began > budget.seconds,
+            options=budget.options(),
+            callback=lambda step, weights: timer.seconds() > budget.seconds,
             progress=False,
         )
         return Trained(
@@ -213,10 +125,15 @@ class Hybrid(Method):
             initial_loss=result.initial_loss,
             iterations=result.iterations,
             evaluations=result.evaluations,
-            seconds=cpu_seconds() - began,
+            seconds=timer.seconds(),
             setup=self.setup,
             history=[step.loss for step in result.history],
         )
+
+    def row(self, trained: Trained, errors: Errors) -> dict:
+        """What a training did and its errors, with whose weights the network is left."""
+        self.weights.assign(np.array(trained.weights))
+        return {**errors(self.net), **asdict(trained)}
 
 
 class WrittenOut(Method):
@@ -266,38 +183,7 @@ class WrittenOut(Method):
             return value, self.network.vector(self.Jhat.derivative())
 
     def quasi_newton(self, budget: Budget) -> Trained:
-        began = cpu_seconds()
-        history: list[float] = []
-
-        def value_and_gradient(w):
-            value, gradient = self.value_and_gradient(w)
-            if not history:
-                history.append(value)
-            return value, gradient
-
-        def note(intermediate_result):
-            history.append(float(intermediate_result.fun))
-            if cpu_seconds() - began > budget.seconds:
-                raise StopIteration  # SciPy's way to end
-
-        outcome = scipy.optimize.minimize(
-            value_and_gradient,
-            self.first,
-            jac=True,
-            method="L-BFGS-B",
-            callback=note,
-            options={"maxiter": budget.iterations, "gtol": 0.0, "ftol": 0.0, **options(budget)},
-        )
-        return Trained(
-            weights=outcome.x.tolist(),
-            loss=float(outcome.fun),
-            initial_loss=history[0],
-            iterations=int(outcome.nit),
-            evaluations=int(outcome.nfev),
-            seconds=cpu_seconds() - began,
-            setup=self.setup,
-            history=history,
-        )
+        return quasi_newton(self.value_and_gradient, self.first, budget, self.setup)
 
 
 class BoundaryInForm:
@@ -327,21 +213,11 @@ class BoundaryInForm:
         self.u.assign(self.whole)
 
 
-def cpu_seconds() -> float:
-    """Processor time of this process and its ended children: other jobs do not count."""
-    return sum(os.times()[:4])
-
-
-def options(budget: Budget) -> dict:
-    """SciPy's L-BFGS-B with its default memory, and the paper's limit of evaluations."""
-    return {"maxcor": 10, "maxfun": 10 * budget.iterations}
-
-
 def side_by_side(
     model: Callable,
     net: femnn.MLP,
     mesh,
-    errors: Callable[[femnn.MLP], dict[str, float]],
+    errors: Errors,
     budget: Budget,
 ) -> dict[str, dict]:
     """Train a model by both methods from the same weights; femnn also for the other's time.
@@ -371,9 +247,16 @@ def side_by_side(
     trained[THEIRS] = theirs.train(budget)
     longer = Budget(1000 * budget.iterations, seconds=trained[THEIRS].seconds)
     trained[OURS_LONGER] = ours.train(longer)
-    rows = {}
-    for name, training in trained.items():
-        ours.weights.assign(np.array(training.weights))
-        rows[name] = {**errors(net), **asdict(training)}
+    rows = {name: ours.row(training, errors) for name, training in trained.items()}
     ours.weights.assign(ours.first)
     return rows
+
+
+def by_femnn(model: Callable, net: femnn.MLP, mesh, errors: Errors, budget: Budget) -> dict:
+    """Train a model by femnn alone; the network ends trained.
+
+    Parameters as for :func:`side_by_side`; returns what the training did and the errors.
+    """
+    method = Hybrid(net, mesh)
+    method.record(model)
+    return method.row(method.train(budget), errors)

@@ -14,11 +14,20 @@ from firedrake import *
 from torch import nn
 
 from benchmarks.published import framework
-from benchmarks.published.methods import OURS, THEIRS, cpu_seconds
+from benchmarks.published.methods import OURS, THEIRS
 from benchmarks.published.monodomain_methods import TorchLoop
+from benchmarks.published.training import Timer
 from demos.studies.tissue.errors import errors_of
 from demos.studies.tissue.membrane import LearnedMembrane, Membrane
-from demos.studies.tissue.model import CENTRE, CORNER, OBSERVED, SIDE, Observations, Tissue
+from demos.studies.tissue.model import (
+    CENTRE,
+    CORNER,
+    OBSERVED,
+    SIDE,
+    Observations,
+    Tissue,
+    cases,
+)
 from demos.studies.tissue.training import Plan, ThroughTheTissue, minimise, stages
 
 NAME = "monodomain"
@@ -95,26 +104,15 @@ class Problem:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.cases = {
-            "training": (CORNER, settings.end, "right"),
-            "test": (CENTRE, settings.test_end, "crossed"),
-        }
-        self.meshes = {
-            case: RectangleMesh(
-                settings.cells, settings.cells, settings.side, settings.side, diagonal=diagonal
-            )
-            for case, (*_, diagonal) in self.cases.items()
-        }
+        self.cases = cases(settings.cells, settings.side, settings.end, settings.test_end)
         self.truth, self.together = {}, {}
-        for case, mesh in self.meshes.items():
-            model = Tissue(mesh, Membrane(), fine=True)
-            values = model.record(*self.cases[case][:2])
-            self.truth[case], self.together[case] = (
-                _potential(model.together(values)),
-                model.together,
-            )
-            if case == "training":
-                self.data = Observations(model, values, CORNER)
+        for name, case in self.cases.items():
+            model = Tissue(case.mesh, Membrane(), fine=True)
+            values = model.record(case.protocol, case.end)
+            self.together[name] = model.together
+            self.truth[name] = _potential(model.together(values))
+            if name == "training":
+                self.data = Observations(model, values, case.protocol)
         last = len(self.data.stimulus) - 1
         self.starts = np.linspace(0, last, settings.intervals).round().astype(int)
         self.judge = self.misfit(TorchLoop, Membrane())
@@ -126,12 +124,12 @@ class Problem:
     def row(self, membrane: nn.Module) -> dict:
         """Errors of a membrane in both cases, its loss, and what is drawn."""
         row = {}
-        for case, (protocol, end, _) in self.cases.items():
-            values = Tissue(self.meshes[case], membrane).record(protocol, end)
-            v, truth = _potential(self.together[case](values)), self.truth[case]
-            errors = errors_of(v, truth, protocol)
-            row |= {f"{key}_{case}": errors[key] for key in ("v", "activation", "missed")}
-            row[case] = {"v": _at_two_nodes(v), "error": _rms(v - truth)}
+        for name, case in self.cases.items():
+            values = Tissue(case.mesh, membrane).record(case.protocol, case.end)
+            v, truth = _potential(self.together[name](values)), self.truth[name]
+            errors = errors_of(v, truth, case.protocol)
+            row |= {f"{key}_{name}": errors[key] for key in ("v", "activation", "missed")}
+            row[name] = {"v": _at_two_nodes(v), "error": _rms(v - truth)}
         self.judge.membrane.membrane = membrane
         with torch.no_grad():
             row["loss"] = self.judge().item()
@@ -162,11 +160,11 @@ def run(settings: Settings) -> dict:
     rows = {START: problem.row(problem.network(settings.shrink))}
     for name, method in METHODS.items():
         net = problem.network(settings.shrink)
-        began = cpu_seconds()
+        timer = Timer()
         misfit = problem.misfit(method, net)
         for _ in range(2):
             misfit().backward()
-        setup = cpu_seconds() - began
+        setup = timer.seconds()
         trained = minimise(net, misfit, settings.iterations)
         rows[name] = {**trained, "setup": setup, **problem.row(net)}
     net = problem.network(1.0)
@@ -190,10 +188,10 @@ def costs(problem: Problem) -> dict[str, list[float]]:
         for runs in (1, together):
             misfit = method(net, problem.data, starts, 1, runs)
             misfit().backward()
-            began = cpu_seconds()
+            timer = Timer()
             for _ in range(TIMES):
                 misfit().backward()
-            found.setdefault(name, []).append((cpu_seconds() - began) / TIMES)
+            found.setdefault(name, []).append((timer.seconds()) / TIMES)
     return found
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from firedrake import *
 
 from benchmarks.published import fields, framework
-from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, Budget, side_by_side
+from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, side_by_side
 from benchmarks.published.poisson import Poisson, network
+from benchmarks.published.training import Budget
 
 NAME = "noise"
 TITLE = "Noise"

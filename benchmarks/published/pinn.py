@@ -6,12 +6,13 @@ loss are means of squares.  Trained by torch's L-BFGS with the strong Wolfe line
 """
 
 import contextlib
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from benchmarks.published.training import Timer
 
 NAMES = ("equation", "boundary", "initial", "data")
 REGULARISATION = 1e-8
@@ -34,10 +35,6 @@ class Observations:
     x: np.ndarray
     t: np.ndarray
     u: np.ndarray
-
-
-class _Stop(Exception):
-    """Ends the optimiser's loop."""
 
 
 def deep() -> nn.Sequential:
@@ -103,6 +100,42 @@ class Pinn(nn.Module):
         return total + REGULARISATION * _mean_square(self.k(self.inside[:, :1]))
 
 
+class _Stop(Exception):
+    """Ends the optimiser's loop."""
+
+
+class _Closure:
+    """The loss with its gradient for torch's optimiser; keeps the best parameters.
+
+    Parameters
+    ----------
+    pinn, weights
+        The networks, and the weights of the loss's terms.
+    optimiser
+        Whose gradients are set.
+    seconds
+        When to end the optimiser's loop.
+    """
+
+    def __init__(self, pinn: Pinn, weights: tuple[float, ...], optimiser, seconds: float):
+        self.pinn, self.weights, self.optimiser = pinn, weights, optimiser
+        self.limit, self.timer = seconds, Timer()
+        self.losses: list[float] = []
+        self.best, self.state = np.inf, pinn.state_dict()
+
+    def __call__(self) -> Tensor:
+        if self.timer.seconds() > self.limit:
+            raise _Stop
+        self.optimiser.zero_grad()
+        loss = self.pinn.loss(self.weights)
+        loss.backward()
+        self.losses.append(float(loss.detach()))
+        if self.losses[-1] < self.best:
+            self.best = self.losses[-1]
+            self.state = {name: x.clone() for name, x in self.pinn.state_dict().items()}
+        return loss
+
+
 def train(
     data: Observations,
     *,
@@ -112,7 +145,7 @@ def train(
     weights: tuple[float, ...],
     seed: int,
     iterations: int,
-    seconds: float,
+    seconds: float = np.inf,
 ) -> tuple[Pinn, dict]:
     """Train until the iterations or the time are spent; the best parameters are kept.
 
@@ -127,42 +160,21 @@ def train(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         pinn = Pinn(data, cells, steps, mixed)
-    optimiser = torch.optim.LBFGS(
-        pinn.parameters(),
-        max_iter=iterations,
-        history_size=1000,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
-    )
-    losses: list[float] = []
-    best = {"loss": np.inf, "state": pinn.state_dict()}
-    began = time.process_time()
-
-    def closure() -> Tensor:
-        if time.process_time() - began > seconds:
-            raise _Stop
-        optimiser.zero_grad()
-        loss = pinn.loss(weights)
-        loss.backward()
-        losses.append(float(loss.detach()))
-        if losses[-1] < best["loss"]:
-            state = {name: value.clone() for name, value in pinn.state_dict().items()}
-            best.update(loss=losses[-1], state=state)
-        return loss
-
+    settings = {"max_iter": iterations, "history_size": 1000, "tolerance_change": 0}
+    optimiser = torch.optim.LBFGS(pinn.parameters(), **settings, line_search_fn="strong_wolfe")
+    closure = _Closure(pinn, weights, optimiser, seconds)
     with contextlib.suppress(_Stop):
         optimiser.step(closure)
-    spent = time.process_time() - began
-    pinn.load_state_dict(best["state"])
+    spent = closure.timer.seconds()
+    pinn.load_state_dict(closure.state)
     state = next(iter(optimiser.state.values()))
-    terms = {n: float(t.detach()) for n, t in zip(NAMES, pinn.terms(), strict=True)}
     return pinn, {
-        "loss": best["loss"],
-        "initial_loss": losses[0],
+        "loss": closure.best,
+        "initial_loss": closure.losses[0],
         "iterations": int(state["n_iter"]),
-        "evaluations": len(losses),
+        "evaluations": len(closure.losses),
         "seconds": spent,
-        "terms": terms,
+        "terms": {n: float(t.detach()) for n, t in zip(NAMES, pinn.terms(), strict=True)},
     }
 
 

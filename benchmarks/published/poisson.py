@@ -23,6 +23,12 @@ def coefficient_error(net, truth: Callable, points: np.ndarray) -> float:
     return relative_difference(values_at(net, points), truth(*points.T))
 
 
+def constant_error(truth: Callable, points: np.ndarray) -> float:
+    """The same of the best constant."""
+    values = truth(*points.T)
+    return relative_difference(values.mean(), values)
+
+
 def network(seed: int) -> femnn.MLP:
     """The paper's for steady problems; weights from U[0, 1), biases zero."""
     return femnn.MLP(2, 30, 1, activation="sigmoid", init="uniform", seed=seed)

@@ -1,7 +1,7 @@
 """Reaction rates: R(a, b) of A + B -> C from sensors in a flow past a cylinder."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -12,26 +12,11 @@ from firedrake.adjoint import stop_annotating
 
 import femnn
 from benchmarks.published import fields, framework
-from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, Budget, Hybrid, side_by_side
-from demos.studies.common import Stations, values_at
-from demos.studies.reaction.model import (
-    DURATION,
-    MESH,
-    SOLVER,
-    Reactor,
-    difference_in_time,
-    flow,
-    misfit,
-    network,
-    observe,
-    predict,
-    rate,
-    scaled,
-    stations,
-    truth,
-    visited,
-    weighted_difference,
-)
+from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, by_femnn, side_by_side
+from benchmarks.published.training import Budget
+from demos.studies.reaction.experiment import Experiment, rate_at
+from demos.studies.reaction.figure import LINES
+from demos.studies.reaction.model import DURATION, SOLVER, network, rate, truth
 
 NAME = "reaction_rates"
 TITLE = "A reaction's rate in a flow"
@@ -42,7 +27,6 @@ ERRORS = {
 }
 COLUMNS = {**ERRORS, **{k: framework.COLUMNS[k] for k in list(framework.COLUMNS)[2:]}}
 STYLES = {OURS: "C0", THEIRS: "C1--", OURS_LONGER: "C2", PLAIN: "C3"}
-LINES = 0.25, 0.75, 1.5  # of b, along which rates are drawn
 
 
 @dataclass(frozen=True)
@@ -74,45 +58,23 @@ SETTINGS = {
 }
 
 
-class Problem:
+class Problem(Experiment):
     """The data, the model with a method's network, and errors.
 
     Attributes
     ----------
-    readings, deviation
-        At the sensors, and each species' noise in them.
-    exact, outflow
-        c after each step with other sources, and how much of C flows out.
-    states, area
-        a and b at all nodes and steps of the run with the true law, and the nodes' areas.
     parameters
         PETSc's options for the model's steps.
     """
 
     def __init__(self, settings: Settings):
-        # Tighter than the demo's: the two losses, in units of the noise, are to agree.
+        super().__init__(settings.steps, settings.seed, settings.duration)
+        # Tighter than the study's: the two losses, in units of the noise, are to agree.
         self.parameters = {**SOLVER, "snes_rtol": 1e-9}
-        self.steps, self.duration = settings.steps, settings.duration
-        self.mesh, finer = MeshHierarchy(Mesh(str(MESH)), 1)
-        self.velocity = flow(self.mesh)
-        fine = Reactor(flow(finer), 2 * self.steps, truth, duration=self.duration)
-        places = Stations(finer, stations())
-        self.readings, self.deviation = observe(fine, places, settings.seed)
-        self.exact, self.outflow = predict(fine, self.mesh)
-        self.places = Stations(self.mesh, stations())
-        self.states, self.area = visited(self.reactor(truth))
-
-    def reactor(self, law, **options) -> Reactor:
-        """The model with a law."""
-        return Reactor(self.velocity, self.steps, law, duration=self.duration, **options)
 
     def network(self, settings: Settings) -> femnn.MLP:
         """A positive network of a and b, as far as the run goes."""
         return network(settings.seed, self.states.max(0), settings.hidden)
-
-    def misfit(self, reactor: Reactor, assemble):
-        """To the readings."""
-        return misfit(reactor, self.places, self.readings, self.deviation, assemble)
 
     def model(self, method, power: int = 1):
         """The misfit as a function of the method, with a power of a b before the network."""
@@ -122,20 +84,18 @@ class Problem:
 
     def predicted(self, law) -> dict:
         """The error of c with other sources, and how much of C flows out."""
-        found, outflow = predict(self.reactor(law))
-        return {"prediction_error": difference_in_time(found, self.exact), "outflow": outflow}
+        found, outflow = self.predict(law)
+        return {"prediction_error": self.prediction_error(found), "outflow": outflow}
 
     def errors(self, net: femnn.MLP, power: int = 1) -> dict:
         """The error of R where the run with the true law goes, and the prediction's."""
-        found = scaled(values_at(net, self.states), *self.states.T, power)
-        error = weighted_difference(found, truth(*self.states.T), self.area)
         with stop_annotating():
             law = rate(partial(femnn.NeuralCoefficient, net), power)
-            return {"rate_error": error, **self.predicted(law)}
+            return {"rate_error": self.rate_error(net, power), **self.predicted(law)}
 
     def exact_row(self) -> dict:
         """What the coarser model does with the true law."""
-        loss = float(self.misfit(self.reactor(truth), femnn.assemble))
+        loss = float(self.misfit(self.reactor(truth)))
         return {"rate_error": 0.0, **self.predicted(truth), "loss": loss}
 
     def reached(self) -> list[float]:
@@ -163,11 +123,8 @@ def run(settings: Settings) -> dict:
 
 def train_plain(problem: Problem, net: femnn.MLP, iterations: int) -> dict:
     """Femnn's training of N(a, b) with no a b before it, with its errors."""
-    method = Hybrid(net, problem.mesh)
-    method.record(partial(problem.model, power=0))
-    trained = method.train(Budget(iterations))
-    method.weights.assign(np.array(trained.weights))
-    return {**problem.errors(net, power=0), **asdict(trained)}
+    model, errors = partial(problem.model, power=0), partial(problem.errors, power=0)
+    return by_femnn(model, net, problem.mesh, errors, Budget(iterations))
 
 
 def figure(results: dict) -> plt.Figure:
@@ -181,8 +138,8 @@ def figure(results: dict) -> plt.Figure:
         rates.plot(line[:, 0], truth(*line.T), "k", linewidth=4, alpha=0.3)
         rates.annotate(f"b = {b}", (reached, truth(reached, b)), fontsize=8)
         for name, row in rows.items():
-            values = values_at(trained(results, row["weights"]), line)
-            rates.plot(line[:, 0], scaled(values, *line.T, name != PLAIN), STYLES[name])
+            values = rate_at(trained(results, row["weights"]), name != PLAIN, line)
+            rates.plot(line[:, 0], values, STYLES[name])
     top = 1.6 * max(truth(a, b) for a, b in zip(results["reached"], LINES, strict=True))
     rates.set(xlabel="a", ylabel="R(a, b)", title="rate where the run goes", ylim=(0, top))
     times = np.linspace(0, settings["duration"], settings["steps"] + 1)[1:]
@@ -215,8 +172,8 @@ def report(results: dict) -> str:
             f"20 a b / (1 + 3a + b)². Fitted: {results['readings']} readings of a and c with 1 % "
             "of noise, by R = a b N(a, b) with a positive 2-16-16-1 network. Not fitted: c with "
             "other sources.",
-            framework.settings_table(results, "the demo")
-            + " But L-BFGS has its default memory, 10 (the demo 40), and Newton's tolerance "
+            framework.settings_table(results, "the study")
+            + " But L-BFGS has its default memory, 10 (the study 40), and Newton's tolerance "
             "is 1e-9 (1e-7).",
             framework.method_table({**results["known"], **rows}, COLUMNS),
             "The error of R is over all nodes and steps of the run with the true law, that of c "

@@ -1,8 +1,7 @@
-"""What the demos share: options, tables, and files that are never half-written."""
+"""What the studies share: options, tables, and files that are never half-written."""
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-os.environ.setdefault("FIREDRAKE_DISABLE_OPTIONS_LEFT", "1")  # argv is the demos', not PETSc's
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,12 +38,23 @@ RUNS = {
 plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 130})
 
 
-def options(description: str, output: str, cells: int | None, iterations: int, seed: int):
-    """The parser with the options that every demo has; no cells where a file has the mesh."""
+def command_line(study: str, about: str) -> argparse.ArgumentParser:
+    """The parser of a study by its package's name, described by its docstring's first line."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog=f"python -m demos.studies.{study}",
+        description=about.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=Path(output), help="folder for the results")
+    output = Path("output") / "studies" / study
+    parser.add_argument("--output", type=Path, default=output, help="folder for the results")
+    return parser
+
+
+def options(
+    study: str, about: str, cells: int | None, iterations: int, seed: int
+) -> argparse.ArgumentParser:
+    """The same with the options that most studies have; no cells where a file has the mesh."""
+    parser = command_line(study, about)
     if cells is not None:
         parser.add_argument(
             "--cells", type=at_least(2), default=cells, help="cells along each side"

@@ -1,40 +1,36 @@
-"""The soil freezing demo: on soil with a known law, on the real record, and with bad files."""
+"""The study of freezing soil: on soil with a known law, on the real record, and with bad files."""
 
 import csv
-import importlib
 import json
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import femnn
+from demos.studies.soil import __main__ as soil
+from demos.studies.soil.data import COLUMNS, DEPTHS_CM, Runs, cut_runs, read_record
+from demos.studies.soil.laws import HandLaws, NetworkLaws
+from demos.studies.soil.model import Soil
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared" / "data" / "fargo_soil_temperature.csv"
 WINTER = 90  # days in each made winter
 
 
-@pytest.fixture
-def demo(monkeypatch):
-    """Import a demo's module by its name, as Python does when the demo is run as a script."""
-    monkeypatch.syspath_prepend(str(ROOT / "demos"))
-    return importlib.import_module
-
-
-def made_temperatures(demo, n_days):
+def made_temperatures(n_days):
     """Temperatures of soil that freezes by a hand-made law, days by thermometers."""
-    soil_data, laws = demo("soil_data"), demo("soil_laws").HandLaws(freezing=True)
-    depths = np.array(soil_data.DEPTHS_CM) / 100
+    depths = np.array(DEPTHS_CM) / 100
     days = np.arange(n_days + WINTER)
     weather = np.random.default_rng(1).standard_normal(len(days))
     top = 2 + 9 * np.cos(2 * np.pi * days / WINTER) + np.convolve(weather, [1, 1, 1], "same")
     bottom = 5 + 0.5 * np.sin(2 * np.pi * days / WINTER)
     share = (depths - depths[0]) / np.ptp(depths)
     filled = (top[:, None] * (1 - share) + bottom[:, None] * share)[:, None, :]
-    runs = soil_data.Runs(step=1, first_rows=[0], measured=filled, filled=filled)
-    return demo("soil_model").Soil(laws, runs, depths, [0.0]).simulate()[WINTER:, 0]
+    runs = Runs(step=1, first_rows=[0], measured=filled, filled=filled)
+    return Soil(HandLaws(freezing=True), runs, depths, [0.0]).simulate()[WINTER:, 0]
 
 
 def write_csv(path, columns, temperatures):
@@ -48,22 +44,20 @@ def write_csv(path, columns, temperatures):
 
 
 @pytest.fixture
-def made_file(demo, tmp_path):
+def made_file(tmp_path):
     """A record of four winters with a few values missing."""
-    temperatures = made_temperatures(demo, 4 * WINTER)
+    temperatures = made_temperatures(4 * WINTER)
     temperatures[20:24, 5] = temperatures[50, :] = np.nan
     path = tmp_path / "made.csv"
-    write_csv(path, demo("soil_data").COLUMNS, temperatures)
+    write_csv(path, COLUMNS, temperatures)
     return path
 
 
-def test_known_law(demo, made_file, tmp_path, capsys):
-    """The whole demo: the networks predict a second half that they have not seen."""
+def test_known_law(made_file, tmp_path, capsys):
+    """The whole study: the networks predict a second half that they have not seen."""
     sizes = ["--step", "5", "--final-step", "5", "--iterations", "8", "--penalties", "0.001"]
     folder = tmp_path / "results"
-    numbers = demo("soil_freezing").main(
-        ["--data", str(made_file), "--output", str(folder), *sizes]
-    )
+    numbers = soil.main(["--data", str(made_file), "--output", str(folder), *sizes])
     rmse = {name: row["judged"] for name, row in numbers["rmse"].items()}
     assert rmse["networks"] < 0.35 < 0.7 * rmse["constant properties"]
     fit = numbers["rmse"]["networks"]["fit"]
@@ -73,39 +67,37 @@ def test_known_law(demo, made_file, tmp_path, capsys):
     assert json.loads((folder / "results.json").read_text()) == numbers
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert "fields_0.vtu" in (folder / "fields" / "fields.pvd").read_text()
-    laws = demo("soil_laws").NetworkLaws(True, seed=5)
+    laws = NetworkLaws(True, seed=5)
     femnn.load(folder / "networks.safetensors", into=laws)
     assert np.exp(laws.omega.item()) == pytest.approx(numbers["rmse"]["networks"]["water"])
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason=f"the measured record is not at {REAL}")
-def test_real_freeze(demo):
+def test_real_freeze():
     """160 measured days around a freeze, in steps of four days."""
-    record = demo("soil_data").read_record(REAL)
+    record = read_record(REAL)
     assert len(record) == 1475
     assert "666 of" in record.gaps
     assert np.isnan(record.measured).any()
     assert not np.isnan(record.filled).any()
-    quarters = demo("soil_data").read_record(REAL, hours=6)
+    quarters = read_record(REAL, hours=6)
     later = quarters.measured[2 : 2 + 4 * 1475].reshape(1475, 4, 14)  # it begins at noon
     whole, means = np.isfinite(later).all(axis=1), later.mean(axis=1)
     assert (record.first_day - quarters.first_day).days == 1
     same = np.isclose(means[whole], record.measured[whole], atol=1e-9)
     assert same.mean() > 0.99, "only days that lack some of their hours differ"
-    runs = demo("soil_data").cut_runs(record, [400], 160, 4)
-    laws = demo("soil_laws").NetworkLaws(True, seed=0)
-    soil = demo("soil_model").Soil(laws, runs, record.depths, [0.0])
-    result = femnn.fit(soil.record(0.01), maxiter=12, progress=False)
+    runs = cut_runs(record, [400], 160, 4)
+    laws = NetworkLaws(True, seed=0)
+    columns = Soil(laws, runs, record.depths, [0.0])
+    result = femnn.fit(columns.record(0.01), maxiter=12, progress=False)
     assert result.loss < 0.3 * result.initial_loss
-    assert np.sqrt(np.nanmean(soil.errors() ** 2)) < 0.35
+    assert np.sqrt(np.nanmean(columns.errors() ** 2)) < 0.35
 
 
-def test_heat_grows_with_temperature(demo):
+def test_heat_grows_with_temperature():
     """H rises and k is positive whatever the weights."""
-    import torch
-
-    laws = demo("soil_laws").NetworkLaws(True, seed=0)
+    laws = NetworkLaws(True, seed=0)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in laws.parameters():
@@ -127,19 +119,19 @@ def test_heat_grows_with_temperature(demo):
         ("{header}\nFargo,10/2/14 12:00,{cold}\n", ["has 1 whole days", "at least 40"]),
     ],
 )
-def test_bad_files(demo, tmp_path, write, told):
+def test_bad_files(tmp_path, write, told):
     """Each error says what came, what was wanted and where the data come from."""
     path = tmp_path / "data.csv"
     if write is not None:
-        header = ",".join(demo("soil_data").COLUMNS)
+        header = ",".join(COLUMNS)
         path.write_text(write.format(header=header, cold=",".join(["-1"] * 14)))
     with pytest.raises(SystemExit) as stopped:
-        demo("soil_freezing").main(["--data", str(path), "--output", str(tmp_path / "out")])
+        soil.main(["--data", str(path), "--output", str(tmp_path / "out")])
     for text in [*told, "PyNotes"]:
         assert text in str(stopped.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_no_file_given(demo):
+def test_no_file_given():
     with pytest.raises(SystemExit, match=r"no data file was given.*NDAWN.*--data FILE"):
-        demo("soil_freezing").main([])
+        soil.main([])

@@ -1,30 +1,26 @@
-"""The monodomain demo: the membrane's law, the scheme that data come from, what is learned."""
+"""The study of excitable tissue: its law, the scheme that data come from, what is learned."""
 
-import importlib
 import json
-from pathlib import Path
 
 import firedrake as fd
 import numpy as np
 import pytest
 import torch
-from demos.published import framework, monodomain
-from demos.published.monodomain_methods import TorchLoop
-from demos.tissue.membrane import LearnedMembrane, Membrane
-from demos.tissue.model import Observations, Protocol, Tissue
-from demos.tissue.training import ThroughTheTissue
 from scipy.integrate import solve_ivp
 
 import femnn
-
-DEMOS = Path(__file__).parents[2] / "demos"
-
-
-@pytest.fixture
-def demo(monkeypatch):
-    """Import a demo's module by its name, as Python does when the demo is run as a script."""
-    monkeypatch.syspath_prepend(str(DEMOS))
-    return importlib.import_module
+from benchmarks.published import framework, monodomain
+from benchmarks.published.monodomain_methods import TorchLoop
+from demos.studies.tissue import __main__ as study
+from demos.studies.tissue.membrane import (
+    REST,
+    LearnedMembrane,
+    Membrane,
+    gate_rates,
+    resting_gates,
+)
+from demos.studies.tissue.model import Observations, Protocol, Tissue
+from demos.studies.tissue.training import ThroughTheTissue
 
 
 def rates_of_1952(t, y, stimulus):
@@ -38,9 +34,9 @@ def rates_of_1952(t, y, stimulus):
     return [inward + stimulus(t), *gates]
 
 
-def course_of_a_cell(demo, end):
+def course_of_a_cell(end):
     """The stimulated cell by an adaptive method of high order: the times and (v, m, h, n)."""
-    rest = [-75, *demo("tissue.membrane").resting_gates()]
+    rest = [-75, *resting_gates()]
     pieces, y = [np.array([rest]).T], rest
     for begin, until, strength in ((0, 3, 0), (3, 4, 100), (4, end, 0)):
         times = np.arange(round(begin / 0.1) + 1, round(until / 0.1) + 1) * 0.1
@@ -59,15 +55,14 @@ def course_of_a_cell(demo, end):
     return np.concatenate(pieces, axis=1).T
 
 
-def test_exact_law_gives_the_course_of_a_cell(demo):
+def test_exact_law_gives_the_course_of_a_cell():
     """All nodes stimulated, so that nothing diffuses: both schemes, and their orders in time."""
-    module = demo("tissue.model")
-    everywhere = module.Protocol(lambda x, y: np.full_like(x, True), begin=3.0, end=10.0)
-    expected = course_of_a_cell(demo, 10.0)
-    law = demo("tissue.membrane").Membrane()
+    everywhere = Protocol(lambda x, y: np.full_like(x, True), begin=3.0, end=10.0)
+    expected = course_of_a_cell(10.0)
+    law = Membrane()
     assert expected[:, 0].max() > 20  # an action potential
     for fine, bound in ((True, 2e-3), (False, 3e-2)):
-        tissue = module.Tissue(fd.UnitSquareMesh(2, 2), law, fine=fine)
+        tissue = Tissue(fd.UnitSquareMesh(2, 2), law, fine=fine)
         found = tissue.record(everywhere, 10.0)
         assert found.shape == (101, 9, 4)
         assert np.ptp(found, axis=1).max() < 1e-9
@@ -75,11 +70,10 @@ def test_exact_law_gives_the_course_of_a_cell(demo):
         assert error.max() < bound
 
 
-def test_law_has_no_hole_where_a_rate_is_a_limit(demo):
+def test_law_has_no_hole_where_a_rate_is_a_limit():
     """The gates' rates are smooth where numerator and denominator vanish together."""
-    module = demo("tissue.membrane")
     u = torch.tensor([10.0, 10 + 1e-6, 25.0, 25 + 1e-6], dtype=torch.float64, requires_grad=True)
-    opening, _ = module.gate_rates(u)
+    opening, _ = gate_rates(u)
     assert opening[2, 0].item() == pytest.approx(0.1)
     assert opening[0, 2].item() == pytest.approx(1.0)
     assert torch.allclose(opening[:, ::2], opening[:, 1::2], rtol=1e-6)
@@ -87,12 +81,11 @@ def test_law_has_no_hole_where_a_rate_is_a_limit(demo):
     assert torch.allclose(slope[::2], slope[1::2], rtol=1e-5)
 
 
-def test_networks_learn_the_membrane(demo, tmp_path):
+def test_networks_learn_the_membrane(tmp_path):
     """A wave in a small piece of tissue; all files are written and hold what was learned."""
-    module = demo("monodomain")
     sizes = ["--cells", "5", "--side", "8.33", "--end", "12", "--test-end", "10"]
     work = ["--rates", "800", "--windows", "4", "--window", "10", "--iterations", "8"]
-    numbers = module.main(["--output", str(tmp_path), *sizes, *work])
+    numbers = study.main(["--output", str(tmp_path), *sizes, *work])
     assert json.loads((tmp_path / "results.json").read_text()) == numbers
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     tissue = numbers["trainings"]["tissue"]
@@ -104,9 +97,8 @@ def test_networks_learn_the_membrane(demo, tmp_path):
         assert errors[f"networks, {case}"]["v"] < 0.3
         assert errors[f"networks, {case}"]["activation"] < 0.25
         assert errors[f"true membrane, same scheme, {case}"]["v"] < 0.1
-    laws = demo("tissue.membrane")
-    net = femnn.load(tmp_path / "network.safetensors", into=laws.LearnedMembrane())
-    rest = torch.tensor([[laws.REST, *laws.resting_gates(), 0.0]], dtype=torch.float64)
+    net = femnn.load(tmp_path / "network.safetensors", into=LearnedMembrane())
+    rest = torch.tensor([[REST, *resting_gates(), 0.0]], dtype=torch.float64)
     with torch.no_grad():
         assert abs(net(rest)[0, 0].item()) < 3  # mV/ms, 250 at most in the wave
 

@@ -1,5 +1,7 @@
 """Recover a missing transport term G in a diffusion equation from observations of u in time.
 
+``python -m demos.studies.advection`` runs it; ``--help`` lists the options.
+
 The PDE is ``u_t - 0.1 div(grad u) + G = 0`` on the unit square, u = 0 at first, u = sin(t)^2 on
 the left side and no diffusive flux through the others.  The truth is ``G = div(v u)`` with the
 velocity ``v = (sin(pi x) cos(pi y), -cos(pi x) sin(pi y))``; all is dimensionless.
@@ -26,6 +28,7 @@ more, and the error grows at once.  A term that is linear in u has no such limit
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import matplotlib.pyplot as plt
@@ -34,6 +37,7 @@ from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
+from demos.studies import common
 
 from .model import (
     DECAY,
@@ -42,15 +46,14 @@ from .model import (
     OBSERVED,
     STEP,
     Transport,
+    cases_and_data,
     evaluate,
     learned,
     learned_factors,
     misfit,
+    networks,
     nothing,
-    observe,
     operator_error,
-    other_signal,
-    signal,
     truth,
 )
 
@@ -63,6 +66,7 @@ ERRORS = {
     "operator": ("G, training", ".2%"),
 }
 TRAINING = {key: common.RUNS[key] for key in ("loss", "iterations", "seconds")}
+NETWORK, LINEAR = "network", "linear in u"
 
 
 def train(
@@ -119,52 +123,69 @@ def _draw_fields(figure: plt.Figure, panels: Sequence, shown: list[np.ndarray]) 
             figure.colorbar(image, ax=panel, shrink=0.8, ticks=levels[::5], format="%.2g")
 
 
+@dataclass
+class Found:
+    """What the operators have led to, by their names."""
+
+    runs: dict[str, dict] = field(default_factory=dict)
+    trainings: dict[str, dict] = field(default_factory=dict)
+    curves: dict[str, np.ndarray] = field(default_factory=dict)  # errors over the long run
+    shown: dict[str, dict[str, Function]] = field(default_factory=dict)  # u at SHOWN, by case
+
+
+def compare(mesh, nets: dict[str, femnn.MLP], cases: dict, data: dict, iterations: int) -> Found:
+    """Train the networks; the errors with them, with the true operator and with none."""
+    operators = {
+        "no G": nothing,
+        "true G": truth,
+        NETWORK: learned(partial(femnn.NeuralCoefficient, nets[NETWORK])),
+        LINEAR: learned_factors(partial(femnn.NeuralCoefficient, nets[LINEAR])),
+    }
+    found = Found()
+    for name, operator in operators.items():
+        model = Transport(mesh, STEP, operator)
+        if name in nets:
+            result = train(model, nets[name], data["training"], iterations)
+            found.trainings[name] = common.numbers_of(result)
+        found.runs[name], curves, states = evaluate(model, cases, data)
+        found.runs[name]["operator"] = operator_error(operator, data["training"])
+        found.curves[name] = curves["longer"]
+        found.shown[name] = {case: u[AT] for case, u in states.items()}
+    return found
+
+
+def fields(found: Found, data: dict, cells: int) -> tuple[dict[str, list], list[Function]]:
+    """At t = SHOWN: what the figure draws of each signal, and all that is written."""
+    drawn, written = {}, []
+    for case in ("training", "other signal"):
+        kinds = {"fine": data[case][AT]} | {name: us[case] for name, us in found.shown.items()}
+        drawn[case] = [on_grid(kinds[k], cells) for k in ("fine", "no G", NETWORK, LINEAR)]
+        for kind, u in kinds.items():
+            u.rename(f"u, {kind}, {case}")
+        written += kinds.values()
+    return drawn, written
+
+
 def main(argv: list[str] | None = None) -> dict:
-    """Run the demo; returns the numbers that it writes."""
+    """Run the study; returns the numbers that it writes."""
     watch = common.Stopwatch()
-    parser = common.options(__doc__.splitlines()[0], "output/advection_diffusion", 30, 500, 0)
+    parser = common.options("advection", __doc__, 30, 500, 0)
     parser.add_argument("--longer", type=common.at_least(5), default=50, help="end of the long run")
     chosen = parser.parse_args(argv)
     mesh = UnitSquareMesh(chosen.cells, chosen.cells)
     space, fine = FunctionSpace(mesh, "P", 1), round(FINER * chosen.cells)
-    cases = {"other signal": (other_signal, END), "longer": (signal, float(chosen.longer))}
-    data = {case: observe(fine, space, *run) for case, run in cases.items()}
-    cases["training"] = (signal, END)
-    data["training"] = data["longer"][: round(END / OBSERVED)]
-    nets = {
-        "network": femnn.MLP(5, 30, 1, init="normal", seed=chosen.seed),
-        "linear in u": femnn.MLP(2, 30, 3, init="normal", seed=chosen.seed),
-    }
-    operators = {
-        "no G": nothing,
-        "true G": truth,
-        "network": learned(partial(femnn.NeuralCoefficient, nets["network"])),
-        "linear in u": learned_factors(partial(femnn.NeuralCoefficient, nets["linear in u"])),
-    }
-    runs, trainings, curves, shown = {}, {}, {}, {}
-    for name, operator in operators.items():
-        model = Transport(mesh, STEP, operator)
-        if name in nets:
-            result = train(model, nets[name], data["training"], chosen.iterations)
-            trainings[name] = common.numbers_of(result)
-        runs[name], errors, states = evaluate(model, cases, data)
-        runs[name]["operator"] = operator_error(operator, data["training"])
-        curves[name] = errors["longer"]
-        shown[name] = {case: found[AT] for case, found in states.items()}
+    cases, data = cases_and_data(space, fine, float(chosen.longer))
+    nets = dict(zip((NETWORK, LINEAR), networks(chosen.seed), strict=True))
+    found = compare(mesh, nets, cases, data, chosen.iterations)
     sizes = {"cells": chosen.cells, "longer": chosen.longer, "seed": chosen.seed}
-    numbers = {**sizes, "runs": runs, "trainings": trainings, "seconds": watch.seconds()}
-    common.show("Training:", trainings, TRAINING)
-    common.show("Relative L2 errors in time and space:", runs, ERRORS)
-    fields, written = {}, []
-    for case in ("training", "other signal"):
-        kinds = {"fine": data[case][AT]} | {name: shown[name][case] for name in operators}
-        drawn = ("fine", "no G", "network", "linear in u")
-        fields[case] = [on_grid(kinds[k], chosen.cells) for k in drawn]
-        for kind, u in kinds.items():
-            u.rename(f"u, {kind}, {case}")
-        written += kinds.values()
+    numbers = {**sizes, "runs": found.runs, "trainings": found.trainings}
+    numbers["seconds"] = watch.seconds()
+    common.show("Training:", found.trainings, TRAINING)
+    common.show("Relative L2 errors in time and space:", found.runs, ERRORS)
+    drawn, written = fields(found, data, chosen.cells)
     saved = {name.replace(" ", "_"): net for name, net in nets.items()}
-    common.write_results(chosen.output, numbers, lambda: draw(fields, curves), saved, written)
+    figure = partial(draw, drawn, found.curves)
+    common.write_results(chosen.output, numbers, figure, saved, written)
     return numbers
 
 

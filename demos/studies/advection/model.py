@@ -1,7 +1,4 @@
-"""A transport term that a diffusion equation lacks: the equation, the truth, data and errors.
-
-What it is for is told in ``advection_diffusion.py``.
-"""
+"""A transport term that a diffusion equation lacks: the equation, the truth, data and errors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -129,6 +126,26 @@ def observe(
     """What the true operator gives on a fine mesh, interpolated to another space."""
     fine = Transport(UnitSquareMesh(cells, cells), step, truth)
     return [Function(space).interpolate(u) for u in fine.march(signal, end)]
+
+
+def cases_and_data(
+    space, cells: int, longer: float, end: float = END, step: float = FINE_STEP
+) -> tuple[dict[str, tuple[Signal, float]], dict[str, list[Function]]]:
+    """The signal and the end of each run; its observations, from a mesh of so many cells a side.
+
+    The run that is fitted is the beginning of the longer one.
+    """
+    cases = {"other signal": (other_signal, end), "longer": (signal, longer)}
+    data = {case: observe(cells, space, *run, step) for case, run in cases.items()}
+    cases["training"] = (signal, end)
+    data["training"] = data["longer"][: round(end / OBSERVED)]
+    return cases, data
+
+
+def networks(seed: int, hidden: int = 30) -> tuple[femnn.MLP, femnn.MLP]:
+    """The paper's for G; that of the three factors of a G which is linear in u."""
+    options = {"init": "normal", "seed": seed}
+    return femnn.MLP(5, hidden, 1, **options), femnn.MLP(2, hidden, 3, **options)
 
 
 def misfit(model: Transport, data: Sequence[Function], assemble: Callable = femnn.assemble):

@@ -1,5 +1,7 @@
 """Recover the heat transfer coefficient h(T) of a boiling liquid from thermometers inside a fin.
 
+``python -m demos.studies.boundary_law`` runs it; ``--help`` lists the options.
+
 A nickel fin of 50 mm x 10 mm, hot at its root, stands in a liquid that boils on it.  Inside
 ``div(k grad T) = 0``, on its sides and its tip ``-k dT/dn = h(T) (T - T_liquid)``.  h depends on
 the surface's temperature: a vapour film insulates the hot surface, bubbles cool it several times
@@ -24,6 +26,7 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
+from demos.studies import common
 from demos.studies.common import Stations, relative_difference, values_at
 
 LENGTH, HALF_HEIGHT = 0.050, 0.005  # m
@@ -145,9 +148,9 @@ def draw(nets: dict, runs: dict, visited: tuple, readings: np.ndarray, modelled:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Run the demo; returns the numbers that it writes."""
+    """Run the study; returns the numbers that it writes."""
     watch = common.Stopwatch()
-    parser = common.options(__doc__.splitlines()[0], "output/boundary_law", 5, 300, 0)
+    parser = common.options("boundary_law", __doc__, 5, 300, 0)
     chosen = parser.parse_args(argv)
     exact, visited = observe(chosen.cells)
     noise = np.random.default_rng(chosen.seed).normal(0, NOISE, exact.shape)

@@ -1,5 +1,7 @@
 """Recover a diffusivity kappa(x, y) from noisy observations of u everywhere.
 
+``python -m demos.studies.coefficient_field`` runs it; ``--help`` lists the options.
+
 The PDE is ``-div(kappa grad u) = f`` on the unit square with zero Dirichlet data, with
 ``kappa = 1 / (1 + x^2 y^2 + (x - 1)^2 (y - 1)^2)`` and ``u = sin(pi x) sin(pi y)``, from which f
 is computed.  Each node's value of u has noise N(0, s) with s a tenth of the L2 norm of u.  A
@@ -17,6 +19,7 @@ from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
+from demos.studies import common
 from demos.studies.common import values_at
 
 NOISE_TO_SIGNAL = 0.1
@@ -107,9 +110,9 @@ def draw(nets: dict, runs: dict[str, dict]) -> plt.Figure:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Run the demo; returns the numbers that it writes."""
+    """Run the study; returns the numbers that it writes."""
     watch = common.Stopwatch()
-    parser = common.options(__doc__.splitlines()[0], "output/coefficient_field", 80, 1000, 3)
+    parser = common.options("coefficient_field", __doc__, 80, 1000, 3)
     chosen = parser.parse_args(argv)
     observed = observe(UnitSquareMesh(chosen.cells, chosen.cells), chosen.seed)
     penalties = {"regularised": PENALTY, "not regularised": 0.0}

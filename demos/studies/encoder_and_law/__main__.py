@@ -1,5 +1,7 @@
 """Two unknowns at once: a law inside the PDE, and an encoder of attributes before it.
 
+``python -m demos.studies.encoder_and_law`` runs it; ``--help`` lists the options.
+
 The temperature u(x) of each of nine walls obeys ``-(kappa(u) u')' = 2`` on (0, 1) with ``u = 0``
 at x = 0 and ``kappa u' = theta (3 - u)`` at x = 1; all is dimensionless.  The conductivity kappa(u)
 is the same for all walls, theta is a number for each and depends on an attribute of it, say its
@@ -20,6 +22,7 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
+from demos.studies import common
 from demos.studies.common import relative_difference, values_at
 
 ATTRIBUTES = np.linspace(0, 1, 9)[:, None]
@@ -119,8 +122,8 @@ def draw(models: dict, visited: np.ndarray) -> plt.Figure:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Run the demo; returns the numbers that it writes."""
-    parser = common.options(__doc__.splitlines()[0], "output/encoder_and_law", 16, 100, 0)
+    """Run the study; returns the numbers that it writes."""
+    parser = common.options("encoder_and_law", __doc__, 16, 100, 0)
     chosen = parser.parse_args(argv)
     u = Function(FunctionSpace(UnitIntervalMesh(chosen.cells), "P", 2), name="u")
     data = observe(u.function_space(), chosen.cells)

@@ -1,5 +1,7 @@
 """Recover the stored energy of a rubber sheet from its displacements and two forces.
 
+``python -m demos.studies.hyperelasticity`` runs it; ``--help`` lists the options.
+
 A square sheet with a hole, in plane strain, is pulled and pushed at its right and upper sides,
 which slide in clamps; by symmetry a quarter of it is the model.  The true law is Isihara's (see
 ``sheet.py``).  In each of six load steps the displacements of all nodes and the two
@@ -27,6 +29,8 @@ from firedrake.adjoint import *
 from firedrake.petsc import PETSc
 
 import femnn
+from demos.studies import common
+from demos.studies.common import relative_difference
 
 from .sheet import (
     DEGREE,
@@ -142,9 +146,9 @@ def draw(nets: dict, runs: dict, states: np.ndarray, paths: dict) -> plt.Figure:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Run the demo; returns the numbers that it writes."""
+    """Run the study; returns the numbers that it writes."""
     watch = common.Stopwatch()
-    parser = common.options(__doc__.splitlines()[0], "output/hyperelasticity", 8, 100, 0)
+    parser = common.options("hyperelasticity", __doc__, 8, 100, 0)
     chosen = parser.parse_args(argv)
     geometry = quarter(chosen.cells)
     V = VectorFunctionSpace(geometry[1], "P", 2)

@@ -1,5 +1,7 @@
 """Recover the law kappa(u) in a nonlinear Poisson equation from observations of u.
 
+``python -m demos.studies.nonlinear_poisson`` runs it; ``--help`` lists the options.
+
 The PDE is ``-div(kappa(u) grad u) = f`` on the unit square with ``f = 2.6``, ``u = 0`` on the left
 and lower sides and no flux through the others.  The true law has a bump and a step, as the
 conductivity of a layered, partly saturated soil may have; all is dimensionless.
@@ -20,6 +22,7 @@ from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
+from demos.studies import common
 from demos.studies.common import Stations, relative_difference, values_at
 
 SOURCE = 2.6
@@ -116,9 +119,9 @@ def draw(exact: np.ndarray, nets: dict, runs: dict[str, dict]) -> plt.Figure:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    """Run the demo; returns the numbers that it writes."""
+    """Run the study; returns the numbers that it writes."""
     watch = common.Stopwatch()
-    parser = common.options(__doc__.splitlines()[0], "output/nonlinear_poisson", 24, 300, 0)
+    parser = common.options("nonlinear_poisson", __doc__, 24, 300, 0)
     parser.add_argument("--stations", type=common.at_least(2), default=2500, help="points observed")
     chosen = parser.parse_args(argv)
     random = np.random.default_rng(chosen.seed)

@@ -1,5 +1,7 @@
 """Recover the rate R(a, b) of a reaction A + B -> C from sensors in a flow past a cylinder.
 
+``python -m demos.studies.reaction`` runs it; ``--help`` lists the options.
+
 Water flows through a channel past a cylinder (mesh: ``meshes/cylinder.msh``, made by Gmsh); the
 steady Navier-Stokes flow is computed first and carries the three species:
 
@@ -19,6 +21,7 @@ predicts c for other sources.  The row of the true law says what the coarser mod
 All have the same number of iterations at most: N(a, b) alone has not converged by then.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -27,27 +30,11 @@ from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
-from demos.studies.common import Stations, values_at
+from demos.studies import common
 
+from .experiment import Experiment, rate_at
 from .figure import draw, pieces
-from .model import (
-    DURATION,
-    EVERY,
-    MESH,
-    Reactor,
-    difference_in_time,
-    flow,
-    misfit,
-    network,
-    observe,
-    predict,
-    rate,
-    scaled,
-    stations,
-    truth,
-    visited,
-    weighted_difference,
-)
+from .model import EVERY, network, rate, truth
 
 COLUMNS = {
     "rate_error": ("R error", ".2%"),
@@ -78,83 +65,77 @@ def laws(seed: int, states: np.ndarray) -> dict[str, tuple]:
     }
 
 
-def rate_at(net: torch.nn.Module, power: int, states: np.ndarray) -> np.ndarray:
-    """A law at rows of a and b."""
-    return scaled(values_at(net, states), *states.T, power)
-
-
-def sensors(velocity: Function) -> Stations:
-    """The places of the readings in a flow's mesh."""
-    return Stations(velocity.function_space().mesh(), stations())
-
-
-def train(velocity: Function, law, net, readings: np.ndarray, deviation: np.ndarray, chosen):
+def train(experiment: Experiment, law: Callable, net, iterations: int) -> femnn.FitResult:
     """Fit a law's network to the readings."""
-    reactor, places = Reactor(velocity, chosen.steps, law), sensors(velocity)
     get_working_tape().clear_tape()
     continue_annotation()
-    J = misfit(reactor, places, readings, deviation)
+    J = experiment.misfit(experiment.reactor(law))
     Jhat = ReducedFunctional(J, Control(femnn.Weights.of(net)))
     pause_annotation()
     Jhat.optimize_tape()
-    return femnn.fit(Jhat, maxiter=chosen.iterations, options={"maxcor": 40})
+    return femnn.fit(Jhat, maxiter=iterations, options={"maxcor": 40})
 
 
-def true_law_row(velocity: Function, readings, deviation, exact: list, steps: int) -> dict:
+def true_law_row(experiment: Experiment) -> dict:
     """What the coarser model does with the true law."""
-    reactor = Reactor(velocity, steps, truth)
-    found, _ = predict(reactor)
+    found, _ = experiment.predict(truth)
     return {
         "rate_error": 0.0,
-        "prediction_error": difference_in_time(found, exact),
-        "loss": float(misfit(reactor, sensors(velocity), readings, deviation)),
+        "prediction_error": experiment.prediction_error(found),
+        "loss": float(experiment.misfit(experiment.reactor(truth))),
         "iterations": 0,
         "seconds": 0.0,
     }
 
 
-def main(argv: list[str] | None = None) -> dict:
-    """Run the demo; returns the numbers that it writes."""
-    watch = common.Stopwatch()
-    parser = common.options(__doc__.splitlines()[0], "output/reaction_rates", None, 40, 0)
-    parser.add_argument("--steps", type=common.at_least(EVERY), default=30, help="steps in time")
-    chosen = parser.parse_args(argv)
-    mesh, finer = MeshHierarchy(Mesh(str(MESH)), 1)
-    velocity, fine_velocity = flow(mesh), flow(finer)
-    fine = Reactor(fine_velocity, 2 * chosen.steps, truth)
-    readings, deviation = observe(fine, sensors(fine_velocity), chosen.seed)
-    exact, outflow = predict(fine, mesh)
-    states, area = visited(Reactor(velocity, chosen.steps, truth))
-    runs = {"true law": true_law_row(velocity, readings, deviation, exact, chosen.steps)}
-    outflows, predicted, made = {"truth": outflow}, {}, laws(chosen.seed, states)
+def compare(experiment: Experiment, made: dict[str, tuple], iterations: int) -> tuple[dict, ...]:
+    """Train each law: its errors and cost, c that it predicts at the end, the outflow of C."""
+    runs, last, outflows = {"true law": true_law_row(experiment)}, {}, {"truth": experiment.outflow}
     for name, (net, power) in made.items():
         law = rate(partial(femnn.NeuralCoefficient, net), power)
-        result = train(velocity, law, net, readings, deviation, chosen)
-        predicted[name], outflows[name] = predict(Reactor(velocity, chosen.steps, law))
+        result = train(experiment, law, net, iterations)
+        predicted, outflows[name] = experiment.predict(law)
+        last[name] = predicted[-1]
         errors = {
-            "rate_error": weighted_difference(rate_at(net, power, states), truth(*states.T), area),
-            "prediction_error": difference_in_time(predicted[name], exact),
+            "rate_error": experiment.rate_error(net, power),
+            "prediction_error": experiment.prediction_error(predicted),
         }
         runs[name] = {**errors, **common.numbers_of(result)}
-    sizes = {"steps": chosen.steps, "seed": chosen.seed, "readings": readings.size}
+    return runs, last, outflows
+
+
+def fields(experiment: Experiment, predicted: Function) -> list[Function]:
+    """The speed of the flow; c at the end with other sources, the truth and a prediction."""
+    w, exact = experiment.velocity, experiment.exact[-1]
+    speed = Function(exact.function_space(), name="speed").interpolate(sqrt(inner(w, w)))
+    exact.rename("c")
+    predicted.rename("c predicted")
+    return [speed, exact, predicted]
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Run the study; returns the numbers that it writes."""
+    watch = common.Stopwatch()
+    parser = common.options("reaction", __doc__, None, 40, 0)
+    parser.add_argument("--steps", type=common.at_least(EVERY), default=30, help="steps in time")
+    chosen = parser.parse_args(argv)
+    experiment = Experiment(chosen.steps, chosen.seed)
+    states, made = experiment.states, laws(chosen.seed, experiment.states)
+    runs, last, outflows = compare(experiment, made, chosen.iterations)
+    sizes = {"steps": chosen.steps, "seed": chosen.seed, "readings": experiment.readings.size}
     numbers = {**sizes, "largest": states.max(0).tolist(), "runs": runs}
     numbers["seconds"] = watch.seconds()
     common.show("R(a, b), relative error where the run goes; c with other sources:", runs, COLUMNS)
-    last = predicted["a b N(a, b)"][-1]
-    exact[-1].rename("c")
-    last.rename("c predicted")
-    speed = Function(last.function_space(), name="speed").interpolate(
-        sqrt(inner(velocity, velocity))
-    )
-    shown = pieces(speed), pieces(exact[-1])
+    written = fields(experiment, last["a b N(a, b)"])
+    speed, exact = (pieces(field) for field in written[:2])
     rates = {name: partial(rate_at, *law) for name, law in made.items()}
-    times = DURATION * np.arange(1, chosen.steps + 1) / chosen.steps
+    times = experiment.duration * np.arange(1, chosen.steps + 1) / chosen.steps
     common.write_results(
         chosen.output,
         numbers,
-        lambda: draw(*shown, rates, runs, states, outflows, times),
+        lambda: draw(speed, exact, rates, runs, states, outflows, times),
         {"network": made["a b N(a, b)"][0], "network_plain": made["N(a, b)"][0]},
-        [speed, exact[-1], last],
+        written,
     )
     return numbers
 

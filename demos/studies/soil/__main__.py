@@ -1,5 +1,7 @@
 """Heat flow in soil that freezes, with laws that nobody has measured learned from thermometers.
 
+``python -m demos.studies.soil`` runs it; ``--help`` lists the options.
+
 d/dt H(T, z) = d/dz (k(T, z) dT/dz) from 5 to 225 cm.  The heat H grows with T and the conductivity
 k is positive, both by construction; otherwise they are free (``laws.NetworkLaws``).  The top and
 bottom thermometers are boundary values and the twelve between are the data.  The mass term is
@@ -30,7 +32,14 @@ from firedrake import COMM_WORLD
 from pyadjoint import ReducedFunctional
 
 import femnn
-from demos.studies.common import Stopwatch, at_least, numbers_of, show, write_results
+from demos.studies.common import (
+    Stopwatch,
+    at_least,
+    command_line,
+    numbers_of,
+    show,
+    write_results,
+)
 
 from .data import Record, Runs, cut_runs, read_record
 from .figure import draw, fields_of_coldest_day
@@ -74,12 +83,9 @@ class Study:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = command_line("soil", __doc__)
     add = parser.add_argument
     add("--data", type=Path, help="the CSV file of hourly soil temperatures at Fargo")
-    add("--output", type=Path, default=Path("output/soil_freezing"), help="folder for the results")
     add("--seed", type=at_least(0), default=0, help="of the initial weights")
     add("--iterations", type=at_least(1), default=40, help="L-BFGS iterations at most")
     add("--step", type=at_least(1), default=2, help="days in a step while fitting")
@@ -92,7 +98,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict:
     args, watch = parse(argv), Stopwatch()
     if COMM_WORLD.size > 1:
-        raise SystemExit("soil_freezing: 27 nodes are too few for several ranks, use one.")
+        raise SystemExit("soil: 27 nodes are too few for several ranks, use one.")
     if args.whole_record:
         return time_whole_record(args)
     study = Study(read_record(args.data), args.step, args.final_step)
@@ -100,20 +106,8 @@ def main(argv: list[str] | None = None) -> dict:
     print(f"{len(record)} days from {record.first_day}. {record.gaps}", flush=True)
 
     choice, held_back = choose(study, args)
-    rows = {
-        name: fit(study, name, laws, args.iterations * 3 // 2)
-        for name, laws in {
-            "constant properties": HandLaws(),
-            "k by depth": HandLaws(by_depth=True),
-            "hand-made law": HandLaws(by_depth=True, freezing=True),
-            "hand-made law, water": HandLaws(by_depth=True, freezing=True, with_water=True),
-        }.items()
-    }
-    for name, with_water in (("networks, no water", False), ("networks", True)):
-        laws = NetworkLaws(with_water, args.seed)
-        rows[name] = fit(study, name, laws, choice["iterations"], choice["penalty"])
+    rows = fit_all(study, args, choice)
     rows["networks, 2nd winter only"] = judge(study, held_back, first_wet=0.0)
-
     numbers = {
         "note": " ".join(__doc__.split("\n\n")[-1].split()),
         "gaps": record.gaps,
@@ -217,6 +211,23 @@ def train(Jhat: ReducedFunctional, iterations: int, callback=None) -> femnn.FitR
         callback=callback,
         progress=sys.stderr.isatty(),
     )
+
+
+def fit_all(study: Study, args: argparse.Namespace, choice: dict) -> dict[str, dict]:
+    """Fit the hand-made laws, and the networks as chosen, to both winters."""
+    hand_made = {
+        "constant properties": HandLaws(),
+        "k by depth": HandLaws(by_depth=True),
+        "hand-made law": HandLaws(by_depth=True, freezing=True),
+        "hand-made law, water": HandLaws(by_depth=True, freezing=True, with_water=True),
+    }
+    rows = {
+        name: fit(study, name, laws, args.iterations * 3 // 2) for name, laws in hand_made.items()
+    }
+    for name, with_water in (("networks, no water", False), ("networks", True)):
+        laws = NetworkLaws(with_water, args.seed)
+        rows[name] = fit(study, name, laws, choice["iterations"], choice["penalty"])
+    return rows
 
 
 def fit(study: Study, name: str, laws: Laws, iterations: int, penalty: float = 0.0) -> dict:

@@ -1,5 +1,7 @@
 """Learn the membrane of excitable tissue from a wave, with two networks beside the PDE's solver.
 
+``python -m demos.studies.tissue`` runs it; ``--help`` lists the options.
+
 The monodomain equation on a square of 25 mm, and the membrane of Hodgkin and Huxley at each node,
 ``v_t = div(D grad v) + stimulus - current(v, m, h, n)`` and ``(m, h, n)_t = rates(v, m, h, n)``,
 with v in mV, t in ms, D = 0.174 / (140 * 0.01) mm^2/ms.  One network stands for the current, one
@@ -41,13 +43,18 @@ training and by 11 to 26 % in the test.  The loss was a third of the true membra
 speed that is wrong by 1 % is a small part of it.
 """
 
+import argparse
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 from firedrake import *
 
+from demos.studies import common
+
 from .errors import errors_of
 from .membrane import LearnedMembrane, Membrane
-from .model import CENTRE, CORNER, OBSERVED, SIDE, Observations, Tissue
+from .model import CORNER, OBSERVED, SIDE, Case, Observations, Tissue, cases
 from .training import Plan, stages
 
 ERRORS = {
@@ -100,11 +107,9 @@ def _draw_courses(panel, found: dict[str, np.ndarray]) -> None:
     panel.legend(loc="center", fontsize=8)
 
 
-def options():
+def options() -> argparse.ArgumentParser:
     """The parser."""
-    parser = common.options(
-        __doc__.splitlines()[0], "output/monodomain", 15, Plan.iterations, Plan.seed
-    )
+    parser = common.options("tissue", __doc__, 15, Plan.iterations, Plan.seed)
     counts = {
         "rates": (0, Plan.rates, "L-BFGS iterations in the first stage"),
         "windows": (1, Plan.windows, "number of windows in the second stage"),
@@ -119,55 +124,47 @@ def options():
     return parser
 
 
+def plan(chosen: argparse.Namespace) -> Plan:
+    """Of the training, as the options have it."""
+    names = ("rates", "windows", "window", "iterations", "seed")
+    return Plan(**{name: getattr(chosen, name) for name in names})
+
+
+def compare(case: Case, net: LearnedMembrane, data: np.ndarray) -> dict[str, np.ndarray]:
+    """A stimulus' course by the data, the true membrane with the model's scheme, the networks."""
+    membranes = {"true membrane, same scheme": Membrane(), "networks": net}
+    runs = {
+        name: Tissue(case.mesh, membrane).record(case.protocol, case.end)
+        for name, membrane in membranes.items()
+    }
+    return {"data": data, **runs}
+
+
 def main(argv: list[str] | None = None) -> dict:
-    """Run the demo; returns the numbers that it writes."""
+    """Run the study; returns the numbers that it writes."""
     watch = common.Stopwatch()
     chosen = options().parse_args(argv)
     net = LearnedMembrane(shrink=chosen.shrink, seed=chosen.seed)
-    cases = {
-        "training": (CORNER, chosen.end, "right"),
-        "test": (CENTRE, chosen.test_end, "crossed"),
-    }
     errors, runs, written, trainings = {}, {}, [], {}
-    for case, (protocol, end, diagonal) in cases.items():
-        mesh = RectangleMesh(
-            chosen.cells, chosen.cells, chosen.side, chosen.side, diagonal=diagonal
-        )
-        values = Tissue(mesh, Membrane(), fine=True).record(protocol, end)
-        model = Tissue(mesh, net)
-        if case == "training":
-            data = Observations(model, values, protocol)
-            plan = Plan(
-                rates=chosen.rates,
-                windows=chosen.windows,
-                window=chosen.window,
-                iterations=chosen.iterations,
-                seed=chosen.seed,
-            )
-            trainings = dict(stages(net, data, plan))
-        found = {
-            "data": values,
-            "true membrane, same scheme": Tissue(mesh, Membrane()).record(protocol, end),
-            "networks": model.record(protocol, end),
-        }
-        whole = {name: model.together(v)[:, :, 0] for name, v in found.items()}
-        for name, v in whole.items():
-            if name != "data":
-                errors[f"{name}, {case}"] = errors_of(v, whole["data"], protocol)
-        runs[case] = whole
-        if case == "training":
-            written = [_last(model, name, v) for name, v in found.items()]
+    for name, case in cases(chosen.cells, chosen.side, chosen.end, chosen.test_end).items():
+        model = Tissue(case.mesh, Membrane(), fine=True)
+        data = model.record(case.protocol, case.end)
+        if name == "training":
+            observed = Observations(model, data, case.protocol)
+            trainings = dict(stages(net, observed, plan(chosen)))
+        found = compare(case, net, data)
+        runs[name] = {kind: model.together(v)[:, :, 0] for kind, v in found.items()}
+        for kind in list(found)[1:]:
+            wanted = runs[name]["data"]
+            errors[f"{kind}, {name}"] = errors_of(runs[name][kind], wanted, case.protocol)
+        if name == "training":
+            written = [_last(model, kind, v) for kind, v in found.items()]
     common.show("Training:", trainings, TRAINING)
     common.show("Errors of v:", errors, ERRORS)
     sizes = {"cells": chosen.cells, "seed": chosen.seed}
     numbers = {**sizes, "errors": errors, "trainings": trainings, "seconds": watch.seconds()}
-    common.write_results(
-        chosen.output,
-        numbers,
-        lambda: draw(runs, chosen.cells, chosen.side),
-        {"network": net},
-        written,
-    )
+    figure = partial(draw, runs, chosen.cells, chosen.side)
+    common.write_results(chosen.output, numbers, figure, {"network": net}, written)
     return numbers
 
 

@@ -65,6 +65,27 @@ CENTRE = Protocol(
 )
 
 
+@dataclass(frozen=True)
+class Case:
+    """A stimulus on a mesh, until so many ms."""
+
+    mesh: MeshGeometry
+    protocol: Protocol
+    end: float
+
+
+def cases(cells: int, side: float, end: float, test_end: float) -> dict[str, Case]:
+    """The run for training, and that for the test with other diagonals and another stimulus."""
+
+    def square(diagonal: str) -> MeshGeometry:
+        return RectangleMesh(cells, cells, side, side, diagonal=diagonal)
+
+    return {
+        "training": Case(square("right"), CORNER, end),
+        "test": Case(square("crossed"), CENTRE, test_end),
+    }
+
+
 class Tissue:
     """The monodomain equation, with a module of ``membrane`` at each node.
 
