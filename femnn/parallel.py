@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,6 +36,15 @@ def any_rank(comm: MPI.Comm | None, flag: bool) -> bool:
     if comm is None or comm.size == 1:
         return bool(flag)
     return bool(comm.allreduce(bool(flag), op=MPI.LOR))
+
+
+def any_rank_each(comm: MPI.Comm | None, flags: Sequence[bool]) -> list[bool]:
+    """Whether each flag is true on at least one rank; without ``comm``, on this.  Collective."""
+    if comm is None or comm.size == 1 or not flags:
+        return list(flags)
+    result = np.array(flags, dtype=bool)
+    comm.Allreduce(MPI.IN_PLACE, result, op=MPI.LOR)
+    return result.tolist()
 
 
 def raise_on_all_ranks(comm: MPI.Comm | None, failure: Exception | None, elsewhere: str) -> None:

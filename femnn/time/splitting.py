@@ -93,12 +93,12 @@ class LieSplitting:
                 f"the unknown, the last time level and the states are {names}: one stands there "
                 "twice. Give states that the solver does not change, each once."
             )
-        if previous not in solver.sources:
+        if previous not in solver.state.copies:
             raise ValueError(
                 f"{previous.name()} does not stand in the solver's form: give the Function that "
                 "is the last time level there."
             )
-        if dt not in solver.sources:
+        if dt not in solver.state.copies:
             raise ValueError(
                 f"dt={dt} does not stand in the solver's form: give the Constant that is the "
                 "step's length there."

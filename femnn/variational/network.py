@@ -1,4 +1,4 @@
-"""Networks of an unknown, in a solver's private copies."""
+"""Networks of an unknown, in a state's private copies."""
 
 from __future__ import annotations
 
@@ -12,10 +12,30 @@ from femnn.points.network import NetworkAtPoints
 
 
 class PrivateNetwork:
-    """A coefficient of the unknown, with its operands written in a solver's private copies."""
+    """A coefficient of the unknown, with its operands written in private copies.
+
+    Parameters
+    ----------
+    coefficient
+        The coefficient.
+    mirrors
+        The private copies.
+
+    Attributes
+    ----------
+    weights : Weights
+        The network's weights, the user's.
+    depends_on : list
+        The private copies in the operands.
+    terms : Implicit
+        The network's values and derivatives, as they stand in forms.
+    failure : Exception or None
+        What the network has raised on this rank.
+    """
 
     def __init__(self, coefficient: NeuralCoefficient, mirrors: Mirrors):
         self.coefficient = coefficient
+        self.weights = coefficient.weights
         self.evaluator = coefficient.evaluator
         self.failure: Exception | None = None
         operands = mirrors(coefficient.inputs)
@@ -47,3 +67,15 @@ class PrivateNetwork:
             slope = np.full((len(x), n_outputs, self.evaluator.n_inputs), np.nan)
         self.points.at.fill(self.terms.value, values)
         self.points.at.fill(self.terms.slope, slope)
+
+    def weight_vjp(self, cotangent: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The rank's part of the weights' gradient, shape ``(n_weights,)``.
+
+        Parameters
+        ----------
+        cotangent
+            Of the values at the rank's points, shape ``(n_points, n_outputs)``.
+        weights
+            The weights in use, shape ``(n_weights,)``.
+        """
+        return self.evaluator.weight_vjp(self.points.inputs, cotangent, weights)

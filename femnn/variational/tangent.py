@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import firedrake as fd
 from firedrake import dmhooks
 from firedrake.petsc import PETSc
 
-if TYPE_CHECKING:
-    from femnn.variational.solver import NeuralVariationalSolver
+from femnn.variational.state import State
 
 ITERATIVE_TOLERANCE = 1e-8
 # A derivative is no better than its linear solve, whatever Newton's method forgives.
@@ -19,7 +19,7 @@ NOT_POSSIBLE = (56, 73, 101)
 
 
 class TangentSolves:
-    """Solves with the exact tangent at the state that a solver is in.
+    """Solves with the exact tangent at a state.
 
     Uses the matrix and the linear solver of the forward problem.  Solvers of their own are
     made where the forward problem's matrix is not the exact tangent, where its linear
@@ -27,19 +27,21 @@ class TangentSolves:
 
     Parameters
     ----------
-    solver
-        The solver.
+    state
+        The state.
+    adjoint_parameters
+        Linear solver options for transposed solves; ``None`` for the forward problem's.
     """
 
-    def __init__(self, solver: NeuralVariationalSolver):
-        self.solver = solver
-        own = solver.adjoint_solver_parameters is not None or solver.problem.J is not None
-        self._shares = {False: solver.problem.J is None, True: not own}
+    def __init__(self, state: State, adjoint_parameters: Mapping | None):
+        self.state = state
+        self._adjoint_parameters = adjoint_parameters
+        self._shares = {False: state.exact, True: state.exact and adjoint_parameters is None}
         self._own: dict[bool, fd.LinearVariationalSolver] = {}
 
     def __call__(self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool) -> None:
         """Solve with homogeneous boundary conditions; zeroes their rows of ``right_side``."""
-        for boundary in self.solver.boundary:
+        for boundary in self.state.boundary:
             boundary.bc.zero(right_side)
         if self._shares[transposed]:
             try:
@@ -54,16 +56,18 @@ class TangentSolves:
     def _solve_shared(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
     ) -> None:
-        inner, ksp = self.solver.inner, self.solver.snes.getKSP()
-        self.solver.assemble_tangent()
+        solver, ksp = self.state.solver, self.state.snes.getKSP()
+        self.state.assemble_tangent()
+        # Newton's method has not, where it took no iteration.
+        ksp.setOperators(*self.state.snes.getJacobian()[:2])
         solve = ksp.solveTranspose if transposed else ksp.solve
         rtol, atol, divtol, max_it = ksp.getTolerances()
         ksp.setTolerances(rtol=min(rtol, ITERATIVE_TOLERANCE), atol=0.0)
         ksp.getPC().setReusePreconditioner(False)
         try:
             with (
-                inner.inserted_options(),
-                dmhooks.add_hooks(inner.snes.getDM(), inner, appctx=inner._ctx),
+                solver.inserted_options(),
+                dmhooks.add_hooks(solver.snes.getDM(), solver, appctx=solver._ctx),
                 right_side.dat.vec_ro as b,
                 solution.dat.vec_wo as x,
             ):
@@ -76,6 +80,7 @@ class TangentSolves:
     def _solve_own(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
     ) -> None:
+        self.state.evaluate()
         if transposed not in self._own:
             self._own[transposed] = self._make(right_side, solution, transposed)
         own = self._own[transposed]
@@ -90,26 +95,26 @@ class TangentSolves:
     def _make(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
     ) -> fd.LinearVariationalSolver:
-        solver = self.solver
-        parameters = solver.adjoint_solver_parameters if transposed else None
+        state = self.state
+        parameters = self._adjoint_parameters if transposed else None
         if parameters is None:
-            parameters = _linear_options(solver.inner.parameters)
-        spaces = [solver.options.get(k) for k in ("nullspace", "transpose_nullspace")]
+            parameters = _linear_options(state.solver.parameters)
+        spaces = [state.options.get(k) for k in ("nullspace", "transpose_nullspace")]
         nullspace, transpose_nullspace = reversed(spaces) if transposed else spaces
         problem = fd.LinearVariationalProblem(
-            fd.adjoint(solver.tangent) if transposed else solver.tangent,
+            fd.adjoint(state.tangent) if transposed else state.tangent,
             right_side.copy(deepcopy=True),
             solution.copy(deepcopy=True),
-            bcs=[b.bc.reconstruct(g=0) for b in solver.boundary],
-            form_compiler_parameters=solver.problem.form_compiler_parameters,
+            bcs=[b.bc.reconstruct(g=0) for b in state.boundary],
+            form_compiler_parameters=state.problem.form_compiler_parameters,
         )
         return fd.LinearVariationalSolver(
             problem,
             solver_parameters=parameters,
             nullspace=nullspace,
             transpose_nullspace=transpose_nullspace,
-            near_nullspace=solver.options.get("near_nullspace"),
-            appctx=solver.options.get("appctx"),
+            near_nullspace=state.options.get("near_nullspace"),
+            appctx=state.options.get("appctx"),
         )
 
 

@@ -34,16 +34,17 @@ def test_cold_start_gives_the_same(V, exact):
 
 def test_a_warm_start_that_fails_is_followed_by_a_cold_one(V, exact):
     Jhat, kappa, solver, *_ = poisson(V)
-    run, guesses = solver._run, []
+    state, forward, guesses = solver.state, solver._solves.forward, []
+    run = forward.run
 
     def fails_first():
-        guesses.append(solver.unknown.dat.data_ro.copy())
+        guesses.append(state.unknown.dat.data_ro.copy())
         if len(guesses) == 1:
-            solver.unknown.assign(np.nan)
+            state.unknown.assign(np.nan)
             raise ConvergenceError("from there it does not converge")
         run()
 
-    solver._run = fails_first
+    forward.run = fails_first
     value = Jhat(kappa.weights)
     assert value == pytest.approx(exact[True][0][0], rel=1e-10)
     assert len(guesses) == 2
@@ -92,7 +93,7 @@ def test_a_hessian_without_its_gradient_is_an_error(V):
 @contextlib.contextmanager
 def counted(solver):
     """How often the solver's tangent is assembled."""
-    context, calls = solver._inner._ctx, []
+    context, calls = solver.state.solver._ctx, []
     assemble_tangent = context._assemble_jac
     context._assemble_jac = lambda *args: calls.append(args) or assemble_tangent(*args)
     try:

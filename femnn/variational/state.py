@@ -1,0 +1,263 @@
+"""A variational problem in private copies, and what has been computed from their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+import ufl
+from ufl.domain import extract_domains
+
+from femnn.coefficient.chain_rule import total_derivative
+from femnn.fields.boundary import BoundaryValues
+from femnn.fields.copies import CoordinateState, Mirrors, dependencies_of, owned_values, version
+from femnn.parallel import all_ranks, any_rank, raise_network_error
+from femnn.variational.network import PrivateNetwork
+from femnn.variational.problem import NeuralVariationalProblem
+
+
+@dataclass(frozen=True, eq=False)
+class Stamp:
+    """The values from which something was computed.
+
+    Attributes
+    ----------
+    versions
+        Of the private copies; they change with the copies' values only.
+    iterate
+        The unknown's values on this rank; ``None`` where they do not matter.
+    """
+
+    versions: tuple
+    iterate: np.ndarray | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stamp) or self.versions != other.versions:
+            return False
+        if self.iterate is None or other.iterate is None:
+            return self.iterate is other.iterate
+        return np.array_equal(self.iterate, other.iterate)
+
+
+class State:
+    """A problem in private copies, with the networks' values and the matrix at these.
+
+    Whoever needs a value loads what it follows from, and asks for it: :meth:`evaluate` for the
+    networks, :meth:`assemble_tangent` for the matrix.  Each is computed unless it was computed
+    from the same values.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    options
+        Keywords of :class:`firedrake.NonlinearVariationalSolver`.
+
+    Attributes
+    ----------
+    copies : dict
+        The user's Functions and Constants, each with its private copy.
+    unknown : firedrake.Function
+        The unknown's copy.
+    boundary : list of BoundaryValues
+        The boundary conditions.
+    networks : list of PrivateNetwork
+        The networks of the unknown.
+    residual, tangent : ufl.Form
+        The residual and its exact derivative, in private copies.
+    exact : bool
+        Whether the matrix is the exact tangent, and not one that the user gave.
+    solver : firedrake.NonlinearVariationalSolver
+        Firedrake's solver of the problem in private copies.
+    """
+
+    def __init__(self, problem: NeuralVariationalProblem, options: Mapping[str, Any]):
+        self.problem = problem
+        self.options = dict(options)
+        self._mirrors = Mirrors(_sources(problem))
+        self.copies = self._mirrors.copies
+        self.unknown = self.copies[problem.u]
+        self.boundary = [BoundaryValues(bc) for bc in problem.bcs]
+        self.networks = [PrivateNetwork(c, self._mirrors) for c in problem.implicit]
+        self._weights = {n.weights: _Counted() for n in self.networks}
+        fixed = [copy for copy in self.copies.values() if copy is not self.unknown]
+        self._in_operands = [d for d in fixed if any(d in n.depends_on for n in self.networks)]
+        self._moved = [CoordinateState(mesh) for mesh in extract_domains(problem.F)]
+        self.residual = self._privately(problem.F)
+        trial = fd.TrialFunction(problem.u.function_space())
+        terms = [n.terms for n in self.networks]
+        self.tangent = total_derivative(self.residual, self.unknown, trial, terms)
+        self.exact = problem.J is None
+        self._evaluated: Stamp | None = None
+        self._assembled: Stamp | None = None
+        self.solver = self._solver()
+
+    def _solver(self) -> fd.NonlinearVariationalSolver:
+        """Firedrake's solver; says what the matrix depends on, too."""
+        problem, options = self.problem, dict(self.options)
+        matrix = self.tangent if self.exact else self._privately(problem.J)
+        preconditioner = None if problem.Jp is None else self._privately(problem.Jp)
+        held = _held_by(form for form in (matrix, preconditioner) if form is not None)
+        self.constant_tangent = self.unknown not in held and not self.networks
+        self._in_matrix = [d for d in held if d is not self.unknown and d in self.copies.values()]
+        for name, own in {
+            "pre_function_callback": lambda X: self.evaluate(),
+            "pre_jacobian_callback": lambda X: self.evaluate(),
+            "post_jacobian_callback": lambda X, J: self._note_matrix(),
+        }.items():
+            options[name] = _followed_by(own, options.get(name))
+        solver = fd.NonlinearVariationalSolver(
+            fd.NonlinearVariationalProblem(
+                self.residual,
+                self.unknown,
+                bcs=[b.bc for b in self.boundary],
+                J=matrix,
+                Jp=preconditioner,
+                form_compiler_parameters=problem.form_compiler_parameters,
+                is_linear=problem.is_linear,
+            ),
+            **options,
+        )
+        solver._problem._constant_jacobian = self.constant_tangent
+        solver.snes.setConvergenceHistory(reset=True)
+        return solver
+
+    @property
+    def snes(self) -> Any:
+        """PETSc's nonlinear solver."""
+        return self.solver.snes
+
+    @property
+    def comm(self) -> Any:
+        """The ranks that share the unknown."""
+        return self.unknown.comm
+
+    @property
+    def dependencies(self) -> list[Any]:
+        """What the solution depends on, in the tape's sense, and the initial guess."""
+        return [*self._weights, *self.copies, *self.problem.bcs]
+
+    def load(self, values: Mapping[Any, Any], boundary: Sequence | None = None) -> None:
+        """Take values of the dependencies; the user's own where none are given.  Collective.
+
+        Parameters
+        ----------
+        values
+            Dependency to value: Functions, Constants, Weights, and for a boundary condition its
+            node on the tape.
+        boundary
+            For each condition the values that the tape does not follow, or ``None``.
+        """
+        self._mirrors.load(values)
+        for i, condition in enumerate(self.boundary):
+            snapshot = None if boundary is None else boundary[i]
+            condition.load(values.get(condition.source), snapshot)
+        for weights, known in self._weights.items():
+            known.take(values.get(weights, weights).vector)
+
+    def weights_of(self, network: PrivateNetwork) -> np.ndarray:
+        """The weights that are loaded for a network, shape ``(n_weights,)``."""
+        return self._weights[network.weights].vector
+
+    def evaluate(self) -> None:
+        """Let the networks have the values at the present state.  Collective.
+
+        What a network raises is kept; :meth:`raise_failures` raises it on all ranks.
+        """
+        if not self.networks:
+            return
+        present = Stamp(self._versions_of_networks(), owned_values(self.unknown))
+        if self._is_from(self._evaluated, present):
+            return
+        for network in self.networks:
+            network.evaluate(self.weights_of(network))
+        self._evaluated = present
+
+    def raise_failures(self) -> None:
+        """Raise on every rank what a network has raised on one of them.  Collective."""
+        failures = [n.failure for n in self.networks if n.failure is not None]
+        if not any_rank(self.comm, bool(failures)):
+            return
+        for network in self.networks:
+            network.failure = None
+        self._evaluated = None
+        raise_network_error(self.comm, failures[0] if failures else None)
+
+    def assemble_tangent(self) -> None:
+        """Let the matrix be the one at the present state.  Collective."""
+        self.evaluate()
+        if not self.has_matrix():
+            context = self.solver._ctx
+            context._assemble_jac(context._jac)
+            if context.Jp is not None:
+                context._assemble_pjac(context._pjac)
+            self._note_matrix()
+
+    def has_matrix(self) -> bool:
+        """Whether the matrix is the one at the present state.  Collective."""
+        return self._is_from(self._assembled, self._matrix_stamp())
+
+    def _note_matrix(self) -> None:
+        self._assembled = self._matrix_stamp()
+
+    def _matrix_stamp(self) -> Stamp:
+        versions = (*map(version, self._in_matrix), *(moved() for moved in self._moved))
+        if self.constant_tangent:
+            return Stamp(versions)
+        return Stamp((versions, self._versions_of_networks()), owned_values(self.unknown))
+
+    def _versions_of_networks(self) -> tuple:
+        """What the networks' values depend on, apart from the unknown."""
+        weights = tuple(known.version for known in self._weights.values())
+        modules = tuple(n.evaluator.state() for n in self.networks)
+        operands = tuple(version(d) for d in self._in_operands)
+        return weights, modules, operands, tuple(moved() for moved in self._moved)
+
+    def _is_from(self, stamp: Stamp | None, present: Stamp) -> bool:
+        """Whether what has this stamp is what would be computed now.  Collective."""
+        return all_ranks(self.comm, stamp == present)
+
+    def _privately(self, form: ufl.Form) -> ufl.Form:
+        values = {n.coefficient: n.terms.value for n in self.networks}
+        return ufl.replace(form, {**self.copies, **values})
+
+
+class _Counted:
+    """The weights that are loaded for networks, and how often they have changed."""
+
+    def __init__(self) -> None:
+        self.vector = np.empty(0)
+        self.version = 0
+
+    def take(self, vector: np.ndarray) -> None:
+        """Take other weights; the version stays where they are the same."""
+        if not np.array_equal(self.vector, vector):
+            self.vector, self.version = vector, self.version + 1
+
+
+def _held_by(forms: Iterable[ufl.Form]) -> list[Any]:
+    expanded = [ufl.algorithms.expand_derivatives(form) for form in forms]
+    return list(dict.fromkeys(d for form in expanded for d in dependencies_of(form)))
+
+
+def _followed_by(own: Callable[..., None], other: Callable | None) -> Callable[..., None]:
+    """A callback of Firedrake's that calls ours and then the user's."""
+
+    def both(*args: Any) -> None:
+        own(*args)
+        if other is not None:
+            other(*args)
+
+    return both
+
+
+def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:
+    """The user's Functions and Constants in the problem's forms and operands."""
+    implicit = set(problem.implicit)
+    expressions = [form for form in (problem.F, problem.J, problem.Jp) if form is not None]
+    expressions += [c.inputs for c in problem.implicit]
+    found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
+    return dict.fromkeys([problem.u, *found])
