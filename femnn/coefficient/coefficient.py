@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import firedrake as fd
+import numpy as np
 import ufl
 from pyadjoint.tape import get_working_tape, no_annotations
 from torch import nn
