@@ -143,7 +143,7 @@ class NeuralCoefficient(ComputedFunction):
         name: str,
     ) -> None:
         self.evaluator, self.net = evaluator, evaluator.net
-        self.operands, self.inputs = operands, points.on_sides(flatten(operands))
+        self.operands, self.inputs = operands, points.accept(flatten(operands))
         self.points, self.degree = points, points.degree
         self.weights = Weights.of(self.net, points.mesh.comm)
         self._moved = CoordinateState(points.mesh)
