@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import firedrake as fd
+import numpy as np
 import ufl
 from pyadjoint.tape import get_working_tape, no_annotations
 from torch import nn
@@ -17,7 +18,7 @@ from femnn.coefficient.computed import ComputedFunction
 from femnn.evaluation.evaluator import PointEvaluator, total_inputs
 from femnn.fields.copies import CoordinateState, dependencies_of, version
 from femnn.networks.mlp import Gradient
-from femnn.parallel import all_ranks
+from femnn.parallel import all_ranks, range_over_ranks
 from femnn.points.block import EvaluationBlock
 from femnn.points.map import PointMap
 from femnn.points.operands import as_expressions, flatten, mesh_of
@@ -255,6 +256,20 @@ class NeuralCoefficient(ComputedFunction):
         """Take values that a solver has computed at the operands' present values."""
         self.topological.dat.data_wo[...] = values.dat.data_ro
         self._state = self._present_state()
+
+    @no_annotations
+    def visited(self) -> np.ndarray:
+        """The range of each operand at the points, at the operands' present values.  Collective.
+
+        Points of facets are those of all facets of the measure's kind.
+
+        Returns
+        -------
+        numpy.ndarray
+            Smallest and largest value of each input over all ranks, shape ``(n_inputs, 2)``, the
+            same on every rank; NaN where a value is NaN, or no rank has a point.
+        """
+        return range_over_ranks(self.mesh.comm, self.map.load())
 
     def grad(self) -> Any:
         """The gradient in space, by the chain rule: a UFL expression for use in forms.

@@ -101,9 +101,10 @@ def _check_default(coefficient: NeuralCoefficient, integral: ufl.Integral) -> No
     arguments = extract_arguments(integral.integrand())
     spaces = [space for a in arguments for space in a.function_space().subspaces]
     p = max((space.ufl_element().embedded_subdegree for space in spaces), default=0)
-    if coefficient.has_default_degree and coefficient.degree < 2 * p:
+    degree = coefficient.degree
+    if coefficient.has_default_degree and degree is not None and degree < 2 * p:
         raise ValueError(
-            f"{coefficient.name()} has the default quadrature degree {coefficient.degree}, found "
+            f"{coefficient.name()} has the default quadrature degree {degree}, found "
             f"from its operands alone, which is too low for test functions of degree {p}: give it "
             f"degree={2 * p + 2}."
         )

@@ -33,12 +33,14 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
     Parameters
     ----------
     form
-        A form; arguments and keywords as for :func:`firedrake.assemble`.
+        A form.
+    *args, **kwargs
+        As for :func:`firedrake.assemble`.
 
     Returns
     -------
     float, Cofunction, Function or Matrix
-        As Firedrake's.
+        As Firedrake's; a number is the same on all ranks.
 
     Raises
     ------

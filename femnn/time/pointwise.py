@@ -126,7 +126,13 @@ class PointwiseODE:
         return rate
 
     def step(self) -> None:
-        """Advance the unknowns by one step, in place.  Collective."""
+        """Advance the unknowns by one step, in place.  Collective.
+
+        Raises
+        ------
+        firedrake.ConvergenceError
+            If the step gives values that are not numbers; the unknowns then keep theirs.
+        """
         comm = self.map.at.mesh.comm
         self.weights.check_ranks(comm)
         self.weights.check(self.weights.vector)
@@ -150,10 +156,16 @@ class PointwiseODE:
 
     @no_annotations
     def stiffness(self) -> float:
-        """Dt times the largest eigenvalue of the rate's Jacobian in y, at all points.
+        """Dt times the largest eigenvalue of the rate's Jacobian in y, at all points.  Collective.
 
         An explicit method needs about ``stiffness / 2`` substeps to be stable where it is
-        large; rates with a value well below one are mild.  Collective.
+        large; rates with a value well below one are mild.
+
+        Returns
+        -------
+        float
+            A number without a unit, the same on all ranks; infinite where the rate has no
+            derivative.
         """
         inputs = self.map.load()
         _, jacobian = self.rate.value_and_derivative(inputs[:, :-1])

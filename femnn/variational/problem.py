@@ -42,7 +42,10 @@ class NeuralVariationalProblem:
     TypeError
         If ``F`` is not a form with one test function, or ``u`` is not a Function.
     ValueError
-        If quadrature degrees differ.
+        If quadrature degrees differ, a coefficient at nodes depends on ``u``, or ``is_linear`` is
+        said of a problem that is not.
+    NotImplementedError
+        If a boundary condition is not a DirichletBC.
     """
 
     def __init__(
