@@ -38,26 +38,35 @@ def first_jump(expression: Any, is_single: Callable[[Any], bool]) -> Any | None:
         Tells of a Function whether it has one value at the points, though its space is not a
         continuous one.
     """
-    lowered = apply_derivatives(apply_algebra_lowering(expression))
-    return _first_jump(lowered, is_single)
+    pending, seen = [apply_derivatives(apply_algebra_lowering(expression))], set()
+    while pending:
+        e = pending.pop()
+        if e not in seen:
+            seen.add(e)
+            if _jumps(e, is_single):
+                return e
+            pending += _inside(e)
+    return None
 
 
-def _first_jump(e: Any, is_single: Callable[[Any], bool]) -> Any | None:
+def _jumps(e: Any, is_single: Callable[[Any], bool]) -> bool:
+    """Whether an expression differs between cells whatever its operands do."""
     if isinstance(e, fd.Function):
-        return None if _is_continuous(e.function_space()) or is_single(e) else e
+        return not (_is_continuous(e.function_space()) or is_single(e))
+    if isinstance(e, Derivative):
+        return not _is_smooth(e.ufl_operands[0])
+    cellwise = isinstance(e, (GeometricCellQuantity, GeometricFacetQuantity))
+    return cellwise and not isinstance(e, SpatialCoordinate)
+
+
+def _inside(e: Any) -> tuple[Any, ...]:
+    """What else an expression can differ by: its operands, but of a Function the part it takes."""
+    if isinstance(e, Derivative):
+        return ()
     if isinstance(e, Indexed) and isinstance(e.ufl_operands[0], fd.Function):
         part = _part(*e.ufl_operands)
-        return None if part is not None and _is_continuous(part) else _of(e, is_single)
-    if isinstance(e, Derivative):
-        return None if _is_smooth(e.ufl_operands[0]) else e
-    if isinstance(e, (GeometricCellQuantity, GeometricFacetQuantity)):
-        return None if isinstance(e, SpatialCoordinate) else e
-    return _of(e, is_single)
-
-
-def _of(e: Any, is_single: Callable[[Any], bool]) -> Any | None:
-    """The first jump among an expression's operands."""
-    return next((j for o in e.ufl_operands if (j := _first_jump(o, is_single)) is not None), None)
+        return () if _is_continuous(part) else (e.ufl_operands[0],)
+    return e.ufl_operands
 
 
 def _is_continuous(space: Any) -> bool:
@@ -73,8 +82,8 @@ def _is_smooth(f: Any) -> bool:
     return element.family() == "Real" or element in ufl.H2
 
 
-def _part(f: fd.Function, index: Any) -> Any | None:
-    """The part of a mixed space, or the space, in which a component is."""
+def _part(f: fd.Function, index: Any) -> Any:
+    """The part of a mixed space in which a component is; the space itself where that is open."""
     space = f.function_space()
     if len(space) == 1 or not all(isinstance(i, FixedIndex) for i in index):
         return space
