@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,19 +17,24 @@ from torch import Tensor, nn
 
 from femnn.evaluation.parameters import ParameterVector
 from femnn.parallel import same_on_ranks, vector_from_rank_zero
-from femnn.tape.norm import SquaredNormBlock
+from femnn.tape.arithmetic import SquaredNormBlock, VectorArithmetic
 from femnn.tape.replay import check_schedule
 
 # One Weights for each set of parameters, so that modules which share them share the control.
 _known: weakref.WeakValueDictionary[tuple[int, ...], Weights] = weakref.WeakValueDictionary()
 
 
-class Weights(OverloadedType):
+class Weights(VectorArithmetic, OverloadedType):
     """The trainable parameters of a network as one flat vector, a pyadjoint control.
 
     Coefficients whose networks share all their parameters share one ``Weights``.  The
     vector is the same on every rank.  Evaluating a reduced functional at other weights
     leaves the network as it is; only :meth:`assign` and torch change it.
+
+    Sums, differences, products and quotients (entry by entry, with another ``Weights``, a
+    number or an array) are new values that belong to no network, ``w += d`` included; where
+    annotation is on, those of a network's weights are recorded.  Numpy takes a ``Weights``
+    for its vector: ``np.asarray(gradient)``, ``np.linalg.norm(gradient)``.
 
     Parameters
     ----------
@@ -41,10 +47,18 @@ class Weights(OverloadedType):
         Name in the tape's graph.
     comm
         The ranks that hold the same vector.
+    names
+        The parameters' names in the network, one for each.
 
     See Also
     --------
     Weights.of : the usual way to get one.
+
+    Examples
+    --------
+    >>> gradient = Jhat.derivative()
+    >>> kappa.weights.assign(kappa.weights - 0.1 * gradient)
+    >>> J += 1e-6 * (kappa.weights - start).squared_norm()
     """
 
     def __init__(
@@ -53,51 +67,71 @@ class Weights(OverloadedType):
         vector: np.ndarray | None = None,
         name: str = "weights",
         comm: MPI.Comm = MPI.COMM_SELF,
+        names: Sequence[str] = (),
     ):
         super().__init__()
         self.name = name
         self.comm = comm
         self._parameters = parameters
+        self._names = tuple(names)
         self._recorded: np.ndarray | None = None
         if parameters is None:
-            self._vector = np.array(vector, dtype=float)
-            self._vector.flags.writeable = False
+            self._vector = _read_only(np.array(vector, dtype=float))
 
     @classmethod
     def of(cls, net: nn.Module, comm: MPI.Comm = MPI.COMM_SELF) -> Weights:
-        """The weights of a module; rank 0's values are given to all ranks.  Collective.
+        """The weights of a module.  Collective.
 
         Parameters
         ----------
         net
             Any torch module.  Parameters with ``requires_grad=False`` are not part of it.
         comm
-            The communicator of the mesh on which the module is used.
+            The communicator of the mesh on which the module is used; its ranks must hold the
+            same values.
+
+        Returns
+        -------
+        Weights
+            The same object for all modules that share all their parameters; it knows these by
+            their names in the first of the modules.
+
+        Raises
+        ------
+        TypeError
+            If ``net`` is not a torch module.
+        RuntimeError
+            If the values differ between ranks.
         """
+        if not isinstance(net, nn.Module):
+            raise TypeError(
+                f"Weights.of got a {type(net).__name__}, wanted a torch.nn.Module: wrap a function "
+                "in a module."
+            )
         parameters = ParameterVector(net.parameters())
         weights = _known.get(parameters.key)
         if weights is None:
-            weights = cls(parameters, name=type(net).__name__, comm=comm)
+            names = [name for name, p in net.named_parameters() if p.requires_grad]
+            weights = cls(parameters, name=type(net).__name__, comm=comm, names=names)
             _known[parameters.key] = weights
         if comm.size > weights.comm.size:
             weights.comm = comm
-        if comm.size > 1:
-            parameters.write(vector_from_rank_zero(comm, parameters.read()))
+        weights.check_ranks(comm)
         return weights
 
     @property
     def vector(self) -> np.ndarray:
         """The current value, shape ``(n_weights,)``, read-only; the same on every rank."""
-        if self._parameters is None:
-            return self._vector
-        vector = self._parameters.read()
-        vector.flags.writeable = False
-        return vector
+        return self._vector if self._parameters is None else _read_only(self._parameters.read())
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The network's trainable parameters; none for a value that belongs to no network."""
         return [] if self._parameters is None else list(self._parameters.tensors)
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The network's trainable parameters, each with its name in the network."""
+        return list(zip(self._names, self.parameters, strict=True))
 
     def split(self, vector: np.ndarray) -> list[Tensor]:
         """A vector of this length as tensors in the parameters' shapes."""
@@ -119,10 +153,18 @@ class Weights(OverloadedType):
     def assign(self, value: Weights | np.ndarray) -> Weights:
         """Set the network's parameters.
 
+        What is on the tape keeps its value; where annotation is on, what is recorded from now on
+        uses a new node.
+
         Parameters
         ----------
         value
             Another ``Weights`` or a vector of shape ``(n_weights,)``, the same on all ranks.
+
+        Returns
+        -------
+        Weights
+            This object.
 
         Raises
         ------
@@ -132,14 +174,12 @@ class Weights(OverloadedType):
         vector = value.vector if isinstance(value, Weights) else np.asarray(value, dtype=float)
         self.check(vector)
         if self._parameters is None:
-            self._vector = vector.copy()
-            self._vector.flags.writeable = False
+            self._vector = _read_only(vector.copy())
         else:
             self._parameters.write(vector)
         if annotate_tape():
             self.create_block_variable()
-        elif self._recorded is not None:
-            self.block_variable.save_output()
+            self._recorded = None
         return self
 
     def like(self, vector: np.ndarray) -> Weights:
@@ -176,11 +216,11 @@ class Weights(OverloadedType):
 
     def check_ranks(self, comm: MPI.Comm) -> None:
         """Raise a ``RuntimeError`` on all ranks if they hold different values.  Collective."""
-        if not same_on_ranks(comm, self.vector.tobytes()):
+        if comm.size > 1 and not same_on_ranks(comm, self.vector.tobytes()):
             raise RuntimeError(
                 f"the {len(self)} weights of {self.name} differ between ranks: all ranks must hold "
-                "the same. Give every rank the same seed, and assign to the weights or load a file "
-                "on every rank."
+                "the same. Give every rank the same seed (torch.manual_seed(0) before torch's own "
+                "modules are made), and assign to the weights or load a file on every rank."
             )
 
     def check(self, vector: np.ndarray) -> None:
@@ -204,13 +244,11 @@ class Weights(OverloadedType):
     def __repr__(self) -> str:
         return f"Weights({self.name}, {len(self)} values)"
 
-    def __iadd__(self, other: Weights) -> Weights:
-        return self.assign(self.vector + other.vector)
+    def _is_on_tape(self) -> bool:
+        return self._parameters is not None or self._block_variable() is not None
 
-    def __imul__(self, factor: float) -> Weights:
-        return self.assign(self.vector * factor)
-
-    # What pyadjoint asks of a type.  A checkpoint is a value that belongs to no network.
+    # What pyadjoint asks of a type.  A checkpoint is a value that belongs to no network, in an
+    # object of its own: the tape's values do not change with what a user holds.
 
     def _ad_will_add_as_dependency(self) -> None:
         """A new node where torch has changed the value since the last was recorded."""
@@ -230,12 +268,18 @@ class Weights(OverloadedType):
 
     def _ad_create_checkpoint(self) -> Weights:
         if self._parameters is None:
-            return self
+            return self._same_value()
         self._recorded = self._parameters.read()
         return self.like(self._recorded)
 
     def _ad_restore_at_checkpoint(self, checkpoint: Weights) -> Weights:
-        return checkpoint
+        return checkpoint._same_value()
+
+    def _same_value(self) -> Weights:
+        """Another object with the same (read-only) array, for a value without a network."""
+        value = Weights(vector=np.empty(0), name=self.name, comm=self.comm)
+        value._vector = self._vector
+        return value
 
     def _ad_copy(self) -> Weights:
         return self.like(self.vector)
@@ -245,6 +289,12 @@ class Weights(OverloadedType):
 
     def _ad_add(self, other: Weights) -> Weights:
         return self.like(self.vector + other.vector)
+
+    def _ad_iadd(self, other: Weights) -> None:
+        self.assign(self.vector + other.vector)
+
+    def _ad_imul(self, other: float) -> None:
+        self.assign(self.vector * float(other))
 
     def _ad_dot(self, other: Weights, options: dict | None = None) -> float:
         return float(self.vector @ other.vector)
@@ -281,3 +331,8 @@ class Weights(OverloadedType):
     @property
     def _ad_str(self) -> str:
         return self.name
+
+
+def _read_only(vector: np.ndarray) -> np.ndarray:
+    vector.flags.writeable = False
+    return vector

@@ -38,8 +38,8 @@ class LieSplitting:
     states
         Functions that A does not change, at the same points as ``previous``.
     time
-        Constant with the time, which :meth:`step` advances; the network's last input.  The solver
-        sees it at the end of the step.
+        Constant, or Function on the Real space, with the time, which :meth:`step` advances; the
+        network's last input.  The solver sees it at the end of the step.
     method, substeps
         How the network's part is integrated; see :class:`femnn.RungeKutta`.
 

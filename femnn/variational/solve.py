@@ -8,7 +8,7 @@ from typing import Any
 
 import firedrake as fd
 import ufl
-from pyadjoint.tape import annotate_tape, no_annotations
+from pyadjoint.tape import annotate_tape, stop_annotating
 
 from femnn.fields.copies import dependencies_of
 from femnn.variational.block import Solves
@@ -73,12 +73,12 @@ def solve(
     return solve_and_record(solves, annotate, tag)
 
 
-@no_annotations
 def _make(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -> Solves:
     problem = _problem(equation, u, bcs, **forms)
     own = {k: options.pop(k) for k in ("warm_start",) if k in options}
     adjoint = options.pop("adjoint_solver_parameters", None)
-    return Solves(problem, options, **own, adjoint_parameters=adjoint)
+    with stop_annotating():
+        return Solves(problem, options, **own, adjoint_parameters=adjoint)
 
 
 def _problem(

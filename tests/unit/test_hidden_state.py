@@ -155,6 +155,31 @@ def test_buffers_count_as_part_of_the_network(V):
     assert femnn.assemble(kappa * dx) != pytest.approx(before, rel=1e-3)
 
 
+class Scaled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.factor = femnn.MLP(1, 6, 1, output="softplus", seed=1), 1.0
+
+    def forward(self, x):
+        return self.factor * self.net(0.0 * x)
+
+
+def test_a_solver_sees_an_attribute_of_its_network_change(V):
+    """The solution of -div(c k grad u) = 1 with a constant k is proportional to 1 / c."""
+    net, u, v = Scaled(), Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(net, u)
+    F = kappa * inner(grad(u), grad(v)) * dx - v * dx
+    problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, "on_boundary"))
+    solver = femnn.NeuralVariationalSolver(problem, solver_parameters={"snes_rtol": 1e-12})
+    solver.solve()
+    before = u.dat.data_ro.copy()
+    net.factor = 4.0
+    with pytest.raises(RuntimeError, match="out of date"):
+        _ = kappa.dat
+    solver.solve()  # starts from its last solution
+    assert np.allclose(4 * u.dat.data_ro, before, rtol=1e-9, atol=1e-14)
+
+
 def test_parameters_that_are_made_trainable_later_are_refused(V):
     net = femnn.MLP(1, 6, 1)
     first = next(net.parameters()).requires_grad_(False)

@@ -27,6 +27,7 @@ from checkpoint_schedules import (
 )
 from firedrake import *
 from firedrake.adjoint import *
+from pyadjoint import AdjFloat
 from pyop2 import op2
 
 import femnn
@@ -60,7 +61,7 @@ class Model:
         tape = get_working_tape()
         tape.clear_tape()
         if schedule is not None:
-            femnn.enable_checkpointing(schedule, directory)
+            tape = femnn.enable_checkpointing(schedule, directory)
         continue_annotation()
         V = FunctionSpace(mesh, "CG", 1)
         u, un, v = Function(V, name="u"), Function(V, name="un"), TestFunction(V)
@@ -392,6 +393,21 @@ def test_tape_with_blocks(mesh):
     Model(mesh)
     with pytest.raises(RuntimeError, match="blocks already"):
         femnn.enable_checkpointing(Revolve(N, 2))
+
+
+def test_a_tape_from_before_names_the_one_to_use(mesh):
+    with set_working_tape() as before:
+        tape = femnn.enable_checkpointing(Revolve(N, 2))
+        assert get_working_tape() is tape
+        assert tape is not before
+        with pytest.raises(RuntimeError, match="use the tape that it returns"):
+            list(before.timestepper(iter(range(N))))
+        J = AdjFloat(1.0)
+        with pytest.raises(RuntimeError, match="use the tape that it returns"):
+            ReducedFunctional(J, Control(J), tape=before)(AdjFloat(2.0))
+        tape.clear_tape()
+        assert femnn.enable_checkpointing(Revolve(N, 2)) is tape
+    assert get_working_tape() is not tape
 
 
 def test_pyadjoints_own_schedules_are_refused(mesh):
