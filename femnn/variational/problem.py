@@ -104,6 +104,7 @@ class NeuralVariationalProblem:
         Returns
         -------
         NeuralVariationalProblem
+            The problem with the residual ``a(u, v) - L(v)``.
 
         Raises
         ------
