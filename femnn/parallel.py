@@ -26,6 +26,19 @@ def max_over_ranks(comm: MPI.Comm, local: float) -> float:
     return local if comm.size == 1 else float(comm.allreduce(local, op=MPI.MAX))
 
 
+def range_over_ranks(comm: MPI.Comm, local: np.ndarray) -> np.ndarray:
+    """Smallest and largest entry of each column over all ranks' rows, shape ``(columns, 2)``.
+
+    NaN where an entry is NaN, or no rank has a row.  Collective.
+    """
+    ranges = np.stack([local.min(0, initial=np.inf), local.max(0, initial=-np.inf)], axis=1)
+    if comm.size > 1:
+        every = np.stack(comm.allgather(ranges))  # MPI's own MIN need not keep a NaN
+        ranges = np.stack([every[..., 0].min(0), every[..., 1].max(0)], axis=1)
+    ranges[ranges[:, 0] > ranges[:, 1]] = np.nan
+    return ranges
+
+
 def all_ranks(comm: MPI.Comm, flag: bool) -> bool:
     """Whether ``flag`` is true on every rank.  Collective."""
     return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LAND))

@@ -178,10 +178,17 @@ class Gradient(Configured, nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as :meth:`from_config` takes them."""
         return {"net": self.net}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(points, inputs)`` to ``(points, inputs)``."""
+        """Map ``(points, inputs)`` to ``(points, inputs)``.
+
+        Raises
+        ------
+        ValueError
+            If the module has more than one output.
+        """
         keep_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_(True)

@@ -40,15 +40,15 @@ class PrivateNetwork:
         self.failure: Exception | None = None
         operands = mirrors(coefficient.inputs)
         self.depends_on = dependencies_of(operands)
-        self.points = NetworkAtPoints(self.evaluator, operands, coefficient.at)
+        self.points = NetworkAtPoints(self.evaluator, operands, coefficient.points)
         (n_inputs,) = operands.ufl_shape
         n_outputs = self.evaluator.n_outputs
         slope_shape = (n_inputs,) if coefficient.ufl_shape == () else (n_outputs, n_inputs)
         self.terms = Implicit(
             value=fd.Function(coefficient.function_space(), name=coefficient.name()),
-            slope=fd.Function(coefficient.at.space(slope_shape)),
+            slope=fd.Function(coefficient.points.space(slope_shape)),
             operands=operands,
-            between_cells=coefficient.at.between_cells,
+            between_cells=coefficient.points.between_cells,
         )
 
     def evaluate(self, weights: np.ndarray) -> None:

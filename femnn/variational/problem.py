@@ -8,7 +8,7 @@ import firedrake as fd
 import ufl
 
 from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
-from femnn.coefficient.degrees import with_degrees
+from femnn.coefficient.forms import prepared
 
 
 class NeuralVariationalProblem:
@@ -41,7 +41,10 @@ class NeuralVariationalProblem:
     TypeError
         If ``F`` is not a form with one test function, or ``u`` is not a Function.
     ValueError
-        If quadrature degrees differ.
+        If quadrature degrees differ, a coefficient at nodes depends on ``u``, or ``is_linear`` is
+        said of a problem that is not.
+    NotImplementedError
+        If a boundary condition is not a DirichletBC.
     """
 
     def __init__(
@@ -56,11 +59,11 @@ class NeuralVariationalProblem:
         is_linear: bool = False,
     ):
         _check_kinds(F, u)
-        self.F = with_degrees(F)
+        self.F = prepared(F)
         self.u = u
         self.bcs = _as_list(bcs)
-        self.J = None if J is None else with_degrees(J)
-        self.Jp = None if Jp is None else with_degrees(Jp)
+        self.J = None if J is None else prepared(J)
+        self.Jp = None if Jp is None else prepared(Jp)
         self.form_compiler_parameters = form_compiler_parameters
         self.is_linear = is_linear
         coefficients = dict.fromkeys(c for form in self.forms for c in neural_coefficients(form))

@@ -53,6 +53,8 @@ def solve(
 
     Raises
     ------
+    TypeError
+        If the equation is neither ``F == 0`` nor ``a == L``.
     firedrake.ConvergenceError
         If the solve fails; ``u`` then keeps its value.
     TypeError

@@ -37,6 +37,8 @@ class NeuralVariationalSolver:
         with other controls, which saves iterations in training.  It starts from the recorded
         initial guess otherwise, where the last solution does not lead to a new one, and where
         Newton's method takes a fixed number of iterations.
+    ad_block_tag
+        A tag for the blocks that the tape records.
     **kwargs
         Passed to :class:`firedrake.NonlinearVariationalSolver`.
     """

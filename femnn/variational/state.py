@@ -107,11 +107,12 @@ class State:
         held = _held_by(form for form in (matrix, preconditioner) if form is not None)
         self.constant_tangent = self.unknown not in held and not self.networks
         self._in_matrix = [d for d in held if d is not self.unknown and d in self.copies.values()]
-        for name, own in {
+        callbacks: dict[str, Callable[..., None]] = {
             "pre_function_callback": lambda X: self.evaluate(),
             "pre_jacobian_callback": lambda X: self.evaluate(),
             "post_jacobian_callback": lambda X, J: self._note_matrix(),
-        }.items():
+        }
+        for name, own in callbacks.items():
             options[name] = _followed_by(own, options.get(name))
         if problem.is_linear:
             options["solver_parameters"] = {**ONE_SOLVE, **(options.get("solver_parameters") or {})}

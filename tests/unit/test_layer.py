@@ -150,7 +150,7 @@ def test_several_forwards_on_a_tape_with_checkpoints():
         tape.clear_tape()
         continue_annotation()
         if schedule is not None:
-            femnn.enable_checkpointing(schedule)
+            tape = femnn.enable_checkpointing(schedule)
         V = FunctionSpace(UnitIntervalMesh(6), "CG", 1)
         u, un, v, f = Function(V), Function(V), TestFunction(V), Function(V).assign(3.0)
         kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus"), u)

@@ -1,0 +1,112 @@
+"""Functions whose values are computed, and not set by the user."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NoReturn
+
+import firedrake as fd
+
+
+class ComputedFunction(fd.Function):
+    """A Function whose values can be read where they are up to date, and never be set."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> ComputedFunction:
+        """Pass over Firedrake's, which looks for a dual space in the first argument."""
+        return object.__new__(cls)
+
+    def check_present(self) -> None:
+        """Raise a ``RuntimeError`` where the values are out of date."""
+        raise NotImplementedError
+
+    @property
+    def values_between(self) -> bool:
+        """Whether there are values between the points, as those of an interpolant."""
+        raise NotImplementedError
+
+    @property
+    def dat(self) -> Any:
+        """The values' data; an error where they are out of date."""
+        self.check_present()
+        return self.topological.dat
+
+    def copy(self, deepcopy: bool = False) -> fd.Function:
+        """The present values as an ordinary Function on the same space."""
+        self.check_present()
+        return fd.Function(self.function_space(), val=self.topological.copy(deepcopy=deepcopy))
+
+    @cached_property
+    def _plain(self) -> fd.Function:
+        """An ordinary Function with the same data."""
+        return fd.Function(self.function_space(), val=self.topological)
+
+    @property
+    def subfunctions(self) -> tuple[fd.Function, ...]:
+        """The values as ordinary Functions that share this one's data."""
+        return self._plain.subfunctions
+
+    @property
+    def _components(self) -> tuple[fd.Function, ...]:
+        return self._plain._components
+
+    def sub(self, i: int) -> NoReturn:
+        """No component as a Function: in a form that would keep the values it has now.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        name = self.name()
+        raise TypeError(
+            f"{name}.sub({i}): a component is no Function of its own. Write {name}[{i}] in a form, "
+            f"and {name}.copy(deepcopy=True).sub({i}) for its present values."
+        )
+
+    def at(self, *args: Any, **kwargs: Any) -> Any:
+        """Values at points of the mesh, as :meth:`firedrake.Function.at`; only of nodal ones.
+
+        Raises
+        ------
+        NotImplementedError
+            If the values are at quadrature points, between which there are none.
+        """
+        self._check_between("at")
+        return super().at(*args, **kwargs)
+
+    def evaluate(self, coord: Any, mapping: Any, component: Any, index_values: Any) -> Any:
+        """The value at a point of the mesh, as in ``f(x)``; only of nodal ones.
+
+        Raises
+        ------
+        NotImplementedError
+            If the values are at quadrature points, between which there are none.
+        """
+        self._check_between("evaluate")
+        return super().evaluate(coord, mapping, component, index_values)
+
+    def _check_between(self, method: str) -> None:
+        if not self.values_between:
+            raise NotImplementedError(
+                f"{self.name()}.{method}(): the values are at quadrature points, and between these "
+                "there are none. Make NeuralCoefficient(net, *operands, space=V), which has its "
+                f"values at V's nodes, or project: project({self.name()}.update(), V)."
+            )
+
+    def assign(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """No values are taken.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        name = self.name()
+        raise TypeError(
+            f"{name} got values to take, by assign, interpolate, project, zero or an operator such "
+            f"as +=: its values are those of its network. Change them by {name}.weights.assign(...)"
+            f" or by its operands, or copy them first: {name}.copy(deepcopy=True)."
+        )
+
+    interpolate = project = zero = assign
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = assign
