@@ -163,7 +163,9 @@ class State:
             snapshot = None if boundary is None else boundary[i]
             condition.load(values.get(condition.source), snapshot)
         for weights, known in self._weights.items():
-            known.take(values.get(weights, weights).vector)
+            value = values.get(weights, weights)
+            value.check_ranks(self.comm)
+            known.take(value.vector)
 
     def weights_of(self, network: PrivateNetwork) -> np.ndarray:
         """The weights that are loaded for a network, shape ``(n_weights,)``."""
