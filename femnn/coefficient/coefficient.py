@@ -298,7 +298,7 @@ class NeuralCoefficient(ComputedFunction):
         return gradient(self)
 
     def __ne__(self, other: Any) -> bool:
-        """Not a variable of its operands: ``ufl.diff`` takes it for a constant else, where alone."""
+        """Not a variable in the operands: ``ufl.diff`` of it alone would take it for a constant."""
         return not (self == other or (isinstance(other, Variable) and holds(self, other)))
 
     @cached_property
