@@ -18,7 +18,7 @@ from femnn.coefficient.computed import ComputedFunction
 from femnn.evaluation.evaluator import PointEvaluator
 from femnn.fields.copies import CoordinateState, dependencies_of, version
 from femnn.networks.mlp import Gradient
-from femnn.parallel import all_ranks, range_over_ranks
+from femnn.parallel import all_ranks, on_all_ranks, range_over_ranks
 from femnn.points.block import EvaluationBlock
 from femnn.points.map import PointMap
 from femnn.points.operands import flatten, mesh_of
@@ -243,7 +243,7 @@ class NeuralCoefficient(ComputedFunction):
             If the weights are not finite.
         """
         self.weights.check_ranks(self.mesh.comm)
-        state = self._present_state()
+        state = on_all_ranks(self.mesh.comm, self._present_state)
         if not all_ranks(self.mesh.comm, self._state == state):
             inputs = self.map.load()
             self.weights.check(self.weights.vector)

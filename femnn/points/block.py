@@ -56,6 +56,7 @@ class EvaluationBlock(Block):
         return self._name
 
     def prepare_recompute_component(self, inputs: list, relevant_outputs: list) -> np.ndarray:
+        inputs[0].check_ranks(self.map.at.mesh.comm)
         return self.map.values(self.map.load(inputs[1:]), inputs[0].vector)
 
     def recompute_component(

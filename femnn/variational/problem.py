@@ -108,6 +108,7 @@ class NeuralVariationalProblem:
         Returns
         -------
         NeuralVariationalProblem
+            The problem with the residual ``a(u, v) - L(v)``.
 
         Raises
         ------

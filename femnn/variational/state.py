@@ -163,7 +163,9 @@ class State:
             snapshot = None if boundary is None else boundary[i]
             condition.load(values.get(condition.source), snapshot)
         for weights, known in self._weights.items():
-            known.take(values.get(weights, weights).vector)
+            value = values.get(weights, weights)
+            value.check_ranks(self.comm)
+            known.take(value.vector)
 
     def weights_of(self, network: PrivateNetwork) -> np.ndarray:
         """The weights that are loaded for a network, shape ``(n_weights,)``."""
@@ -227,7 +229,7 @@ class State:
     def _versions_of_networks(self) -> tuple:
         """What the networks' values depend on, apart from the unknown."""
         weights = tuple(known.version for known in self._weights.values())
-        modules = tuple(n.evaluator.version() for n in self.networks)
+        modules = tuple(n.version() for n in self.networks)
         operands = tuple(version(d) for d in self._in_operands)
         return weights, modules, operands, tuple(moved() for moved in self._moved)
 

@@ -44,6 +44,17 @@ def net_of(nonlinear=False, seed=1):
     return femnn.MLP(1 if nonlinear else 2, 6, 1, output="softplus", seed=seed)
 
 
+class Encoder(torch.nn.Module):
+    """A value for each degree of freedom from another."""
+
+    def __init__(self):
+        super().__init__()
+        self.law = net_of(nonlinear=True, seed=3)
+
+    def forward(self, values):
+        return self.law(values[:, None])[:, 0]
+
+
 def difference_quotient(J_of, w, direction, h=1e-5):
     return (J_of(w + h * direction) - J_of(w - h * direction)) / (2 * h)
 
@@ -567,6 +578,47 @@ def test_weights_that_differ_between_ranks_are_refused():
         femnn.NeuralCoefficient(net, x, y)
     assert np.array_equal(Weights.of(net).vector, before), "the network has other weights now"
     assert len(Weights.of(net_of(seed=7), comm)) == 25
+
+
+@pytest.mark.parallel([2, 3])
+def test_a_functional_at_weights_that_differ_between_ranks_is_refused():
+    comm = MPI.COMM_WORLD
+    mesh = UnitSquareMesh(3, 3, comm=comm)
+    V = FunctionSpace(mesh, "CG", 1)
+    u, v = Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(net_of(nonlinear=True), u)
+    source = femnn.NeuralCoefficient(net_of(seed=2), *SpatialCoordinate(mesh))
+    encoder = Encoder()
+    ones = Function(V).assign(1.0)
+    continue_annotation()
+    scale = femnn.apply(encoder, ones, into=V)
+    F = kappa * inner(grad(u), grad(v)) * dx - scale * source * v * dx(degree=source.degree)
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"))
+    J = femnn.assemble(u**2 * dx)
+    pause_annotation()
+    every = [kappa.weights, source.weights, Weights.of(encoder)]
+    for weights in every:
+        Jhat = ReducedFunctional(J, Control(weights))
+        with pytest.raises(RuntimeError, match=r"weights of .* differ between ranks"):
+            Jhat(weights + 0.1 * comm.rank)
+        before = weights.vector
+        weights.assign(weights + 0.1 * comm.rank)
+        with pytest.raises(RuntimeError, match=r"weights of .* differ between ranks"):
+            Jhat(weights)
+        weights.assign(before)
+        assert Jhat(weights) == pytest.approx(J, rel=1e-8)
+
+
+@pytest.mark.parallel([2, 3])
+def test_a_network_that_differs_between_ranks_is_not_saved(tmp_path):
+    comm = MPI.COMM_WORLD
+    path = comm.bcast(tmp_path) / "net.safetensors"
+    with pytest.raises(RuntimeError, match="of the MLP differ between ranks, nothing was written"):
+        femnn.save(net_of(seed=comm.rank), path)
+    assert not path.exists()
+    femnn.save(net_of(seed=comm.rank), tmp_path / f"own{comm.rank}.safetensors", comm=MPI.COMM_SELF)
+    femnn.save(net_of(seed=3), path)
+    assert np.array_equal(Weights.of(femnn.load(path)).vector, Weights.of(net_of(seed=3)).vector)
 
 
 @pytest.mark.parallel([1, 2, 3])

@@ -27,11 +27,11 @@ ADAPTIVE = [problem for problem in PROBLEMS if problem.__name__.startswith("adap
 @pytest.mark.parametrize(
     ("tableau", "order", "steps"),
     [
-        (BackwardEuler(), 1, 16),
-        (QinZhang(), 2, 16),
+        (BackwardEuler(), 1, 8),
+        (QinZhang(), 2, 8),
         (Alexander(), 3, 32),
-        (RadauIIA(2), 3, 16),
-        (GaussLegendre(2), 4, 16),
+        (RadauIIA(2), 3, 8),
+        (GaussLegendre(2), 4, 8),
     ],
     ids=str,
 )
