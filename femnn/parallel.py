@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -74,6 +74,17 @@ def raise_network_error(comm: MPI.Comm, failure: Exception | None) -> None:
     raise_on_all_ranks(
         comm, failure, "a network raised an error on another rank: see that rank's message."
     )
+
+
+def on_all_ranks(comm: MPI.Comm, function: Callable[..., T], *args: Any) -> T:
+    """Call what runs a network on each rank; its error on one is one on all.  Collective."""
+    result, failure = None, None
+    try:
+        result = function(*args)
+    except Exception as error:
+        failure = error
+    raise_network_error(comm, failure)
+    return cast(T, result)
 
 
 def same_on_ranks(comm: MPI.Comm, data: bytes) -> bool:

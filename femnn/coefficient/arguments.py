@@ -6,11 +6,48 @@ from typing import Any
 
 import numpy as np
 import ufl
+from ufl.algorithms import extract_coefficients
 
+from femnn.coefficient.computed import ComputedFunction
+from femnn.evaluation.evaluator import total_inputs
 from femnn.points.nodes import NodePoints
+from femnn.points.operands import as_expressions
 from femnn.points.places import points_of_measure
 from femnn.points.pointset import PointSet
 from femnn.points.rules import asked_degree, default_degree
+
+
+def checked_operands(operands: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The operands as UFL expressions.
+
+    Raises
+    ------
+    NotImplementedError
+        If one contains a neural coefficient.
+    TypeError
+        If one is not a UFL expression.
+    ValueError
+        If there are none.
+    """
+    if not operands:
+        raise ValueError(
+            "NeuralCoefficient got a network but no operands: give at least one UFL expression, "
+            "for example the unknown u or SpatialCoordinate(mesh)."
+        )
+    expressions = as_expressions(operands)
+    for expression in expressions:
+        for nested in extract_coefficients(expression):
+            if isinstance(nested, ComputedFunction):
+                raise NotImplementedError(
+                    f"the operand {expression} contains the neural coefficient {nested.name()}: "
+                    "compose the two networks in one torch module instead."
+                )
+    return expressions
+
+
+def n_components(operands: tuple[Any, ...]) -> int:
+    """The number of components of all operands together: of the network's inputs."""
+    return total_inputs([operand.ufl_shape for operand in operands])
 
 
 def points_of(

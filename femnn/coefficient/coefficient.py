@@ -9,19 +9,19 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
-from pyadjoint.tape import get_working_tape, no_annotations
+from pyadjoint.tape import no_annotations
 from torch import nn
 from ufl.algorithms import extract_coefficients
 
-from femnn.coefficient.arguments import points_of, space_of
+from femnn.coefficient.arguments import checked_operands, n_components, points_of, space_of
 from femnn.coefficient.computed import ComputedFunction
-from femnn.evaluation.evaluator import PointEvaluator, total_inputs
+from femnn.evaluation.evaluator import PointEvaluator
 from femnn.fields.copies import CoordinateState, dependencies_of, version
 from femnn.networks.mlp import Gradient
-from femnn.parallel import all_ranks, range_over_ranks
+from femnn.parallel import all_ranks, on_all_ranks, range_over_ranks
 from femnn.points.block import EvaluationBlock
 from femnn.points.map import PointMap
-from femnn.points.operands import as_expressions, flatten, mesh_of
+from femnn.points.operands import flatten, mesh_of
 from femnn.points.pointset import PointSet
 from femnn.points.rules import asked_degree
 from femnn.tape.weights import Weights
@@ -126,10 +126,10 @@ class NeuralCoefficient(ComputedFunction):
         chunk_size: int | None = None,
         name: str | None = None,
     ):
-        operands = _checked(operands)
+        operands = checked_operands(operands)
         mesh = mesh or (mesh_of(operands) if space is None else space.mesh())
         points = points_of(mesh, operands, degree, measure, space)
-        evaluator = PointEvaluator(net, _components(operands), chunk_size)
+        evaluator = PointEvaluator(net, n_components(operands), chunk_size)
         space = space_of(points, evaluator.n_outputs, type(net).__name__, shape, space)
         self.measure = measure
         self.has_default_degree = degree is None and asked_degree(measure) is None
@@ -144,19 +144,12 @@ class NeuralCoefficient(ComputedFunction):
         name: str,
     ) -> None:
         self.evaluator, self.net = evaluator, evaluator.net
-        self.operands, self.inputs = operands, points.on_sides(flatten(operands))
+        self.operands, self.inputs = operands, points.accept(flatten(operands))
         self.points, self.degree = points, points.degree
         self.weights = Weights.of(self.net, points.mesh.comm)
         self._moved = CoordinateState(points.mesh)
         self._state: tuple | None = None
-        self._recorded: tuple | None = None
-        super().__init__(
-            space,
-            name=name,
-            block_class=self._evaluation,
-            _ad_floating_active=True,
-            _ad_args=[],
-        )
+        super().__init__(space, name, self._evaluation)
 
     def _like(self, evaluator: PointEvaluator, operands: tuple[Any, ...]) -> NeuralCoefficient:
         """The same in all else."""
@@ -181,13 +174,13 @@ class NeuralCoefficient(ComputedFunction):
 
         Raises
         ------
-        TypeError
-            If an operand is not a UFL expression.
+        NotImplementedError, TypeError
+            If an operand is not one; see the class.
         ValueError
-            If the number of components differs.
+            If the number of components differs, or an operand has no single value at the points.
         """
-        operands = _checked(operands)
-        given, wanted = _components(operands), self.evaluator.n_inputs
+        operands = checked_operands(operands)
+        given, wanted = n_components(operands), self.evaluator.n_inputs
         if given != wanted:
             raise ValueError(
                 f"{self.name()}.with_operands() got operands of {given} components together, "
@@ -202,8 +195,7 @@ class NeuralCoefficient(ComputedFunction):
         net = deepcopy(self.net, memo)
         return self._like(PointEvaluator(net, known.n_inputs, known.chunk_size), self.operands)
 
-    def check_present(self) -> None:
-        """Raise a ``RuntimeError`` where weights or operands have changed since the evaluation."""
+    def _check_present(self) -> None:
         if self._state != self._present_state():
             raise RuntimeError(
                 f"the values of {self.name()} are out of date: its weights or operands have "
@@ -226,10 +218,6 @@ class NeuralCoefficient(ComputedFunction):
         """The Functions and Constants in the operands."""
         return dependencies_of(self.inputs)
 
-    def depends_on(self, u: fd.Function) -> bool:
-        """Whether ``u`` stands in an operand."""
-        return u in self.dependencies
-
     @cached_property
     def map(self) -> PointMap:
         """The network at its points, in private copies of what the operands hold."""
@@ -241,9 +229,21 @@ class NeuralCoefficient(ComputedFunction):
 
         Does nothing where neither has changed.  :func:`femnn.assemble` and the solvers call
         it; call it before this coefficient is used elsewhere, as in ``project(kappa, V)``.
+
+        Returns
+        -------
+        NeuralCoefficient
+            This one.
+
+        Raises
+        ------
+        RuntimeError
+            If the weights differ between ranks, or a network raises an error on another rank.
+        ValueError
+            If the weights are not finite.
         """
         self.weights.check_ranks(self.mesh.comm)
-        state = self._present_state()
+        state = on_all_ranks(self.mesh.comm, self._present_state)
         if not all_ranks(self.mesh.comm, self._state == state):
             inputs = self.map.load()
             self.weights.check(self.weights.vector)
@@ -253,7 +253,13 @@ class NeuralCoefficient(ComputedFunction):
 
     @no_annotations
     def set_values(self, values: fd.Function) -> None:
-        """Take values that a solver has computed at the operands' present values."""
+        """Take values that a solver has computed at the present weights and operands.
+
+        Parameters
+        ----------
+        values
+            Function on the same space.
+        """
         self.topological.dat.data_wo[...] = values.dat.data_ro
         self._state = self._present_state()
 
@@ -276,6 +282,16 @@ class NeuralCoefficient(ComputedFunction):
 
         The sum over the inputs of (d net / d input) grad(input).  The derivative of the
         network is another neural coefficient with the same weights, at the same points.
+
+        Returns
+        -------
+        ufl.core.expr.Expr
+            A vector.
+
+        Raises
+        ------
+        NotImplementedError
+            If the network has several outputs, or the points are on interior facets.
         """
         if self.ufl_shape != ():
             raise NotImplementedError(
@@ -304,6 +320,11 @@ class NeuralCoefficient(ComputedFunction):
             name=f"d{self.name()}",
         )
 
+    @property
+    def sources(self) -> list[Any]:
+        """What the values are computed from: the weights, and :attr:`dependencies`."""
+        return [self.weights, *self.dependencies]
+
     def _evaluation(self) -> EvaluationBlock:
         """The tape's block of the present values."""
         name = f"evaluate({self.name()})"
@@ -317,46 +338,8 @@ class NeuralCoefficient(ComputedFunction):
             *(version(d) for d in self.dependencies),
         )
 
-    def _ad_will_add_as_dependency(self) -> None:
-        """Record the evaluation on the tape, unless the tape has it already."""
-        self.check_present()
-        sources = [self.weights, *self.dependencies]
-        if not self._is_recorded([s.block_variable for s in sources]):
-            super()._ad_will_add_as_dependency()
-            place = len(get_working_tape().get_blocks()) - 1
-            present = [s.block_variable for s in sources]
-            self._recorded = (place, self.block, present)
-
-    def _is_recorded(self, present: list[Any]) -> bool:
-        """Whether the tape holds the evaluation of the same nodes."""
-        if self._recorded is None:
-            return False
-        place, block, nodes = self._recorded
-        blocks = get_working_tape().get_blocks()
-        return place < len(blocks) and blocks[place] is block and nodes == present
-
 
 def neural_coefficients(form: Any) -> list[NeuralCoefficient]:
     """The neural coefficients in a form or expression, each once."""
     coefficients = form.coefficients() if isinstance(form, ufl.Form) else extract_coefficients(form)
     return [c for c in coefficients if isinstance(c, NeuralCoefficient)]
-
-
-def _checked(operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not operands:
-        raise ValueError(
-            "NeuralCoefficient got a network but no operands: give at least one UFL expression, "
-            "for example the unknown u or SpatialCoordinate(mesh)."
-        )
-    expressions = as_expressions(operands)
-    for expression in expressions:
-        for nested in neural_coefficients(expression):
-            raise NotImplementedError(
-                f"the operand {expression} contains the neural coefficient {nested.name()}: "
-                "compose the two networks in one torch module instead."
-            )
-    return expressions
-
-
-def _components(operands: tuple[Any, ...]) -> int:
-    return total_inputs([operand.ufl_shape for operand in operands])

@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NoReturn
 
 import firedrake as fd
+from pyadjoint import Block
+from pyadjoint.tape import get_working_tape
 
 
 class ComputedFunction(fd.Function):
-    """A Function whose values can be read where they are up to date, and never be set."""
+    """A Function whose values can be read where they are up to date, and never be set.
+
+    Where it is used on the tape, the tape has a block of its computation, one for the same nodes.
+
+    Parameters
+    ----------
+    space
+        The function space.
+    name
+        The name.
+    block
+        Makes the tape's block of the present values.
+    """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> ComputedFunction:
         """Pass over Firedrake's, which looks for a dual space in the first argument."""
         return object.__new__(cls)
 
-    def check_present(self) -> None:
+    def __init__(self, space: Any, name: str, block: Callable[[], Block]):
+        self._recorded: tuple[int, Block, list[Any]] | None = None
+        super().__init__(space, name=name, block_class=block, _ad_floating_active=True, _ad_args=[])
+
+    @property
+    def sources(self) -> list[Any]:
+        """What the values are computed from, in the tape's sense."""
+        raise NotImplementedError
+
+    def depends_on(self, u: fd.Function) -> bool:
+        """Whether the values are computed from a Function, as one that stands in an operand.
+
+        Parameters
+        ----------
+        u
+            The Function.
+
+        Returns
+        -------
+        bool
+            The same on every rank.
+        """
+        return u in self.sources
+
+    def _check_present(self) -> None:
         """Raise a ``RuntimeError`` where the values are out of date."""
         raise NotImplementedError
 
@@ -27,12 +66,12 @@ class ComputedFunction(fd.Function):
     @property
     def dat(self) -> Any:
         """The values' data; an error where they are out of date."""
-        self.check_present()
+        self._check_present()
         return self.topological.dat
 
     def copy(self, deepcopy: bool = False) -> fd.Function:
         """The present values as an ordinary Function on the same space."""
-        self.check_present()
+        self._check_present()
         return fd.Function(self.function_space(), val=self.topological.copy(deepcopy=deepcopy))
 
     @cached_property
@@ -110,3 +149,20 @@ class ComputedFunction(fd.Function):
 
     interpolate = project = zero = assign
     __iadd__ = __isub__ = __imul__ = __itruediv__ = assign
+
+    def _ad_will_add_as_dependency(self) -> None:
+        """Record the computation, unless the tape has it already."""
+        self._check_present()
+        if not self._is_recorded([s.block_variable for s in self.sources]):
+            super()._ad_will_add_as_dependency()
+            place = len(get_working_tape().get_blocks()) - 1
+            present = [s.block_variable for s in self.sources]
+            self._recorded = (place, self.block, present)
+
+    def _is_recorded(self, present: list[Any]) -> bool:
+        """Whether the tape holds the computation from the same nodes."""
+        if self._recorded is None:
+            return False
+        place, block, nodes = self._recorded
+        blocks = get_working_tape().get_blocks()
+        return place < len(blocks) and blocks[place] is block and nodes == present

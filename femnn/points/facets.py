@@ -123,7 +123,7 @@ class InteriorFacetPoints(FacetPoints):
 
     between_cells = True
 
-    def on_sides(self, inputs: Any) -> Any:
+    def accept(self, inputs: Any) -> Any:
         """The inputs with the side of a facet from which each of their terms comes.
 
         Raises

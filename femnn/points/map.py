@@ -21,7 +21,7 @@ from femnn.fields.derivatives import (
     derivative,
     entry_derivative,
 )
-from femnn.parallel import raise_network_error, sum_over_ranks
+from femnn.parallel import on_all_ranks, sum_over_ranks
 from femnn.points.network import NetworkAtPoints, NetworkDirection
 from femnn.points.pointset import PointSet
 
@@ -67,14 +67,7 @@ class PointMap:
 
     def values(self, inputs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """The network's values; what it raises on one rank is an error on all.  Collective."""
-        values, failure = None, None
-        try:
-            values = self.evaluator.value(inputs, weights)
-        except Exception as error:
-            failure = error
-        raise_network_error(self.at.mesh.comm, failure)
-        assert values is not None
-        return values
+        return on_all_ranks(self.at.mesh.comm, self.evaluator.value, inputs, weights)
 
     @cached_property
     def direction(self) -> NetworkDirection:

@@ -15,6 +15,7 @@ from ufl.indexed import Indexed
 from ufl.tensors import ListTensor
 
 from femnn.points.cells import InterpolationPoints
+from femnn.points.continuity import first_jump, shared_between_cells
 from femnn.points.pointset import Carry, Rows
 
 Entry = tuple[Any, int]  # a Function, Constant or Argument, and the index of a component
@@ -50,6 +51,26 @@ class NodePoints(InterpolationPoints):
         while element.num_sub_elements and element.family() != "TensorProductElement":
             element = element.sub_elements[0]
         super().__init__(space.mesh(), element)
+
+    def accept(self, inputs: Any) -> Any:
+        """The inputs, unless one has several values at a node that cells share.
+
+        Raises
+        ------
+        ValueError
+            If an input differs between cells, and the nodes are not a cell's own.
+        """
+        if not shared_between_cells(self.space()):
+            return inputs
+        jump = first_jump(inputs, lambda f: _at_nodes(f, self.mesh, self.element))
+        if jump is not None:
+            raise ValueError(
+                f"a network at the nodes of {self.element} got an operand with {jump}, which "
+                "differs between the cells that share a node: project it to a continuous space "
+                "first (project(operand, V)), or evaluate the network at nodes of a discontinuous "
+                "space or at quadrature points."
+            )
+        return inputs
 
     def values_of(self, expression: Any) -> Rows:
         """What reads or interpolates a vector expression at the nodes; see :class:`PointSet`."""

@@ -77,9 +77,10 @@ def QuadratureSpace(mesh: Any, degree: int, shape: tuple[int, ...] = ()) -> Any:
 
     Raises
     ------
+    NotImplementedError
+        If the cells are hexahedra that are not extruded, for which Firedrake has no such space.
     ValueError
-        If the degree is not a whole number of at least zero, or Firedrake has no rule for the
-        mesh's cells.
+        If the degree is not a whole number of at least zero.
 
     Examples
     --------

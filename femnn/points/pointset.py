@@ -69,8 +69,14 @@ class PointSet(ABC):
         data = function.dat.data_wo
         data[...] = values.reshape(data.shape)
 
-    def on_sides(self, inputs: Any) -> Any:
-        """The inputs with the side of an interior facet from which each of their terms comes."""
+    def accept(self, inputs: Any) -> Any:
+        """A network's inputs as they are evaluated here.
+
+        Raises
+        ------
+        ValueError
+            If an input has no value here, or several.
+        """
         return inputs
 
     @abstractmethod

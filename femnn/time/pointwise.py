@@ -104,7 +104,7 @@ class PointwiseODE:
         module = RungeKutta(net, self._n_components, method, substeps, timed=time is not None)
         self.rate = self._rate(inputs.ufl_shape[0] - 1)  # first: its errors name net
         self.evaluator = PointEvaluator(module, inputs.ufl_shape[0])
-        self.map = StepMap(self.evaluator, inputs, at)
+        self.map = StepMap(self.evaluator, at.accept(inputs), at)
         self.weights = Weights.of(net, at.mesh.comm)
 
     def _begin(self, start: Sequence[Any]) -> Any:

@@ -12,6 +12,7 @@ from ufl.algorithms.analysis import extract_type
 
 from femnn.coefficient.coefficient import neural_coefficients
 from femnn.coefficient.replace import replace
+from femnn.fields.copies import check_split, dependencies_of
 from femnn.time.stage_boundary import ValuesAtStages, rates_at_stages
 from femnn.time.stages import one_by_one, stage_form
 from femnn.variational.problem import NeuralVariationalProblem
@@ -58,7 +59,7 @@ class TimeStepper:
     TypeError
         If ``F`` is not a form with one test function.
     ValueError
-        If ``bc_type`` is not known.
+        If ``bc_type`` is not known, or a part of a mixed ``u0`` stands as ``u0.subfunctions[i]``.
 
     Notes
     -----
@@ -96,7 +97,7 @@ class TimeStepper:
         **kwargs: Any,
     ):
         bcs = [] if bcs is None else bcs if isinstance(bcs, (list, tuple)) else [bcs]
-        _check_form(F)
+        _check_form(F, u0)
         _check_conditions(bcs, bc_type)
         self.u0, self.dt, self.butcher_tableau = u0, dt, butcher_tableau
         tableaux = [butcher_tableau]
@@ -180,7 +181,7 @@ class _Stages:
         self.solver.solve()
 
 
-def _check_form(F: ufl.Form) -> None:
+def _check_form(F: ufl.Form, u0: fd.Function) -> None:
     """Refuse what is no semi-discrete residual, or has a network under ``Dt``."""
     try:
         from irksome.ufl.deriv import TimeDerivative
@@ -192,6 +193,8 @@ def _check_form(F: ufl.Form) -> None:
         raise TypeError(
             f"TimeStepper got F={F}: wanted a form with one test function, all terms on the left."
         )
+    laws = (law.inputs for law in neural_coefficients(F))
+    check_split(u0, (d for f in (F, *laws) for d in dependencies_of(f)))
     for derivative in extract_type(F, TimeDerivative):
         for found in neural_coefficients(derivative):
             raise NotImplementedError(

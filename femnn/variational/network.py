@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import firedrake as fd
 import numpy as np
 
@@ -51,6 +53,14 @@ class PrivateNetwork:
             between_cells=coefficient.points.between_cells,
         )
 
+    def version(self) -> Any:
+        """The evaluator's; what it raises is kept, and the version is then equal to no other."""
+        try:
+            return self.evaluator.version()
+        except Exception as error:
+            self.failure = error
+            return object()
+
     def evaluate(self, weights: np.ndarray) -> None:
         """Values and derivatives at the present operands.  Collective.
 
@@ -59,6 +69,8 @@ class PrivateNetwork:
         """
         x = self.points.interpolate()
         try:
+            if self.failure is not None:
+                raise self.failure
             values, slope = self.evaluator.value_and_derivative(x, weights)
         except Exception as error:
             self.failure = error

@@ -9,6 +9,7 @@ import ufl
 
 from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.coefficient.forms import prepared
+from femnn.fields.copies import check_split, dependencies_of
 
 
 class NeuralVariationalProblem:
@@ -72,6 +73,9 @@ class NeuralVariationalProblem:
         values = (bc._original_arg for bc in self.bcs)
         self.explicit += [g for g in values if isinstance(g, NeuralCoefficient)]
         self._check_implicit()
+        if not is_linear:
+            laws = (c.inputs for c in (*self.implicit, *self.explicit))
+            check_split(u, (d for f in (*self.forms, *laws) for d in dependencies_of(f)))
 
     @classmethod
     def linear(
@@ -104,6 +108,7 @@ class NeuralVariationalProblem:
         Returns
         -------
         NeuralVariationalProblem
+            The problem with the residual ``a(u, v) - L(v)``.
 
         Raises
         ------

@@ -229,7 +229,7 @@ class State:
     def _versions_of_networks(self) -> tuple:
         """What the networks' values depend on, apart from the unknown."""
         weights = tuple(known.version for known in self._weights.values())
-        modules = tuple(n.evaluator.version() for n in self.networks)
+        modules = tuple(n.version() for n in self.networks)
         operands = tuple(version(d) for d in self._in_operands)
         return weights, modules, operands, tuple(moved() for moved in self._moved)
 

@@ -12,8 +12,8 @@ from tests.verification.problems import TIGHT, splitting
 
 @pytest.fixture(scope="module")
 def reference():
-    scheme, _ = splitting.reaction_diffusion(femnn.StrangSplitting, splitting.Rates(), 400)
-    return splitting.final(scheme, 400)
+    scheme, _ = splitting.reaction_diffusion(femnn.StrangSplitting, splitting.Rates(), 200)
+    return splitting.final(scheme, 200)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def reference():
 )
 def test_order_in_time(kind, method, order, reference):
     errors = []
-    for steps in (20, 40):
+    for steps in (10, 20):
         scheme, _ = splitting.reaction_diffusion(kind, splitting.Rates(), steps, method)
         errors.append(np.linalg.norm(splitting.final(scheme, steps) - reference))
         assert float(scheme.time) == pytest.approx(1.0)
