@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ufl
@@ -27,13 +28,15 @@ from femnn.coefficient.degrees import with_degrees
 SPATIAL = (Grad, Div, Curl, NablaGrad, NablaDiv)
 
 
-def prepared(form: Any) -> Any:
+def prepared(form: Any, parameters: Mapping | None = None) -> Any:
     """The form with the degrees, sides and gradients of neural coefficients written out.
 
     Parameters
     ----------
     form
         A form, or a sum of forms and Cofunctions.
+    parameters
+        The form compiler's; their ``quadrature_degree`` is that of measures without one.
 
     Raises
     ------
@@ -44,11 +47,13 @@ def prepared(form: Any) -> Any:
         differ.
     """
     if isinstance(form, ufl.FormSum):
-        parts = [prepared(c) if isinstance(c, ufl.Form) else c for c in form.components()]
+        parts = [
+            prepared(c, parameters) if isinstance(c, ufl.Form) else c for c in form.components()
+        ]
         return ufl.FormSum(*zip(parts, form.weights(), strict=True))
     if neural_coefficients(form):
         form = with_sides(with_gradients(with_derivatives(form)))
-    return with_degrees(form)
+    return with_degrees(form, parameters)
 
 
 def check_interpolated(form: ufl.Interpolate) -> None:
