@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from femnn.autograd.model import TapeModel
 
-def evaluate(layer: Any, *tensors: Tensor) -> Tensor:
-    """The layer's result at these values of inputs and parameters.  Collective.
+
+def evaluate(model: TapeModel, *tensors: Tensor) -> Tensor:
+    """The model's result at these values of inputs and parameters.  Collective.
 
     Parameters
     ----------
-    layer
-        Has ``run(tensors)``, which returns the result in float64 and leaves the tape's state as
-        ``last_state``, and ``gradients(state, tensors, cotangent)``.
+    model
+        The model, a ``TapeModel``.
     *tensors
         The inputs, then the parameters.
 
@@ -24,37 +25,37 @@ def evaluate(layer: Any, *tensors: Tensor) -> Tensor:
     torch.Tensor
         In the dtype and on the device of the first tensor.
     """
-    return _Evaluate.apply(layer, *tensors)
+    return _Evaluate.apply(model, *tensors)
 
 
 class _Evaluate(torch.autograd.Function):
     @staticmethod
-    def forward(layer: Any, *tensors: Tensor) -> Tensor:
-        values = layer.run(tensors)
+    def forward(model: TapeModel, *tensors: Tensor) -> Tensor:
+        values = model.run(tensors)
         return values.to(tensors[0].device, tensors[0].dtype) if tensors else values
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        layer, *tensors = inputs
-        ctx.layer, ctx.state = layer, layer.last_state
+        model, *tensors = inputs
+        ctx.model, ctx.state = model, model.last_state
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple:
-        return None, *_Gradient.apply(ctx.layer, ctx.state, cotangent, *ctx.saved_tensors)
+        return None, *_Gradient.apply(ctx.model, ctx.state, cotangent, *ctx.saved_tensors)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, layer: Any, *tensors: Tensor) -> tuple:
+    def vmap(info: Any, in_dims: tuple, model: TapeModel, *tensors: Tensor) -> tuple:
         samples = _samples(info.batch_size, in_dims[1:], tensors)
-        return torch.stack([_Evaluate.apply(layer, *sample) for sample in samples]), 0
+        return torch.stack([_Evaluate.apply(model, *sample) for sample in samples]), 0
 
 
 class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(
-        layer: Any, state: dict | None, cotangent: Tensor, *tensors: Tensor
+        model: TapeModel, state: dict | None, cotangent: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        gradients = layer.gradients(state, tensors, cotangent)
+        gradients = model.gradients(state, tensors, cotangent)
         return tuple(
             g.reshape(t.shape).to(t.device, t.dtype)
             for g, t in zip(gradients, tensors, strict=True)

@@ -5,28 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import firedrake as fd
-import numpy as np
-from pyadjoint import AdjFloat, ReducedFunctional
-from pyadjoint.enlisting import Enlist
-from pyadjoint.tape import stop_annotating
+from pyadjoint import ReducedFunctional
 from torch import Tensor, nn
 
 from femnn.autograd.differentiable import evaluate
+from femnn.autograd.model import TapeModel
 from femnn.autograd.names import current_parameters, parameter_tree
-from femnn.autograd.values import (
-    FIELDS,
-    check_one_block,
-    checked_array,
-    field_on,
-    is_shared,
-    like,
-    numpy_of,
-    tensor_of,
-)
-from femnn.parallel import raise_on_all_ranks, same_on_ranks
-from femnn.tape.ranks import largest_comm, values_on
-from femnn.tape.weights import Weights
 
 
 class PDELayer(nn.Module):
@@ -99,33 +83,9 @@ class PDELayer(nn.Module):
     def __init__(self, Jhat: ReducedFunctional):
         super().__init__()
         self.Jhat = Jhat
-        self._controls = [c.control for c in Enlist(Jhat.controls)]
-        self._check_kinds()
-        self._weights = [c for c in self._controls if isinstance(c, Weights)]
-        self.networks = nn.ModuleList(parameter_tree(w.named_parameters()) for w in self._weights)
-        self._comm = largest_comm([*self._controls, Jhat.functional, *values_on(Jhat.tape)])
-        self.last_state: dict | None = None
-
-    def _check_kinds(self) -> None:
-        for control in self._controls:
-            if not isinstance(control, (Weights, fd.Function, fd.Constant)):
-                raise TypeError(
-                    f"PDELayer: a control is a {type(control).__name__}, wanted Weights, "
-                    "Functions or Constants."
-                )
-            self._check_field(control, "control")
-        functional = self.Jhat.functional
-        if not isinstance(functional, (AdjFloat, *FIELDS)):
-            raise TypeError(
-                f"PDELayer: the functional is a {type(functional).__name__}, wanted a number, a "
-                "Function or a Cofunction."
-            )
-        self._check_field(functional, "result")
-
-    @staticmethod
-    def _check_field(value: Any, what: str) -> None:
-        if isinstance(value, FIELDS):
-            check_one_block(value.function_space(), "PDELayer", f"{what} {value.name()}")
+        self._model = TapeModel(Jhat)
+        self._named = [weights.named_parameters() for weights in self._model.weights]
+        self.networks = nn.ModuleList(parameter_tree(named) for named in self._named)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(
@@ -136,7 +96,7 @@ class PDELayer(nn.Module):
     @property
     def n_inputs(self) -> int:
         """Number of tensors that :meth:`forward` takes."""
-        return len(self._controls) - len(self._weights)
+        return self._model.n_inputs
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Evaluate the model.  Collective.
@@ -144,13 +104,13 @@ class PDELayer(nn.Module):
         Parameters
         ----------
         *inputs
-            One tensor for each control that is not ``Weights``, in their order; fields are
-            rank-local.
+            One for each control that is not ``Weights``, in their order: a Constant's in its
+            shape, a field's rank-local in shape ``(n_owned,)`` or ``(n_owned, *value_shape)``.
 
         Returns
         -------
         torch.Tensor
-            A number, shape ``()``, or a field's rank-local values.
+            A number, shape ``()``, or a field's rank-local values, shape ``(n_owned, ...)``.
 
         Raises
         ------
@@ -164,59 +124,10 @@ class PDELayer(nn.Module):
         firedrake.ConvergenceError
             If a solve fails.
         """
-        self._raise_failure(self._wrong(inputs))
-        pairs = zip(self._weights, self.networks, strict=True)
-        parameters = [p for w, net in pairs for p in current_parameters(net, w.named_parameters())]
-        return evaluate(self, *inputs, *parameters)
-
-    def run(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Run the tape at these values, inputs first; its state is ``last_state``.  Collective."""
-        values = self._values(tensors)
-        with stop_annotating():
-            result = self.Jhat(values if len(values) > 1 else values[0])
-            tape = self.Jhat.tape
-            self.last_state = None
-            if tape._checkpoint_manager is None:
-                self.last_state = tape.checkpoint_block_vars(Enlist(self.Jhat.controls))
-        return tensor_of(result)
-
-    def gradients(
-        self, state: dict | None, tensors: Sequence[Tensor], cotangent: Tensor
-    ) -> list[Tensor]:
-        """Gradients for all inputs and parameters at an earlier evaluation.  Collective."""
-        # What else has run on the tape since then is not known here.
-        if state is None:
-            self.run(tensors)
-        else:
-            self.Jhat.tape.restore_block_vars(state)
-        with stop_annotating():
-            derivatives = Enlist(self.Jhat.derivative(adj_input=self._adjoint_input(cotangent)))
-        inputs, weights = [], []
-        for control, derivative in zip(self._controls, derivatives, strict=True):
-            if isinstance(control, Weights):
-                weights += control.split(derivative.vector)
-            else:
-                inputs.append(tensor_of(derivative))
-        return inputs + weights
-
-    def _values(self, tensors: Sequence[Tensor]) -> list[Any]:
-        """A value for each control; what is wrong on one rank is an error on all."""
-        inputs, parameters = iter(tensors[: self.n_inputs]), iter(tensors[self.n_inputs :])
-        arrays, failure = [], None
-        try:
-            for control in self._controls:
-                if isinstance(control, Weights):
-                    own = [next(parameters) for _ in control.parameters]
-                    arrays.append(Weights.flatten(own))
-                else:
-                    arrays.append(checked_array(control, next(inputs)))
-        except (TypeError, ValueError) as error:
-            failure = error
-        self._raise_failure(failure)
-        both = list(zip(self._controls, arrays, strict=True))
-        shared = (array for control, array in both if is_shared(control))
-        self._check_ranks(b"".join(a.tobytes() for a in shared), "weights or Constants")
-        return [like(control, array) for control, array in both]
+        self._model.raise_failure(self._wrong(inputs))
+        pairs = zip(self.networks, self._named, strict=True)
+        parameters = [p for tree, named in pairs for p in current_parameters(tree, named)]
+        return evaluate(self._model, *inputs, *parameters)
 
     def _wrong(self, inputs: Sequence[Any]) -> Exception | None:
         """What is wrong with the inputs' number and kinds; rank-local."""
@@ -232,25 +143,3 @@ class PDELayer(nn.Module):
                     "torch.as_tensor(x) makes one."
                 )
         return None
-
-    def _raise_failure(self, failure: Exception | None) -> None:
-        """Raise on all ranks what is wrong on one.  Collective."""
-        raise_on_all_ranks(
-            self._comm, failure, "PDELayer: another rank got wrong inputs, see there."
-        )
-
-    def _check_ranks(self, data: bytes, what: str) -> None:
-        if self._comm is not None and not same_on_ranks(self._comm, data):
-            raise RuntimeError(
-                f"PDELayer: {what} differ between ranks: all ranks must hold the same. Give the "
-                "networks outside the same seed and the same data on every rank, and sum the "
-                "gradients of those that work on rank-local data."
-            )
-
-    def _adjoint_input(self, cotangent: Tensor) -> Any:
-        functional = self.Jhat.functional
-        if isinstance(functional, AdjFloat):
-            factor = float(cotangent)
-            self._check_ranks(np.float64(factor).tobytes(), "the factors of the loss")
-            return factor
-        return field_on(functional.function_space().dual(), numpy_of(cotangent))

@@ -23,6 +23,7 @@ from femnn.autograd.values import (
     numpy_of,
 )
 from femnn.evaluation.derivatives import along_directions
+from femnn.evaluation.parameters import ParameterVector
 from femnn.parallel import raise_network_error, same_on_ranks, sum_over_ranks
 from femnn.tape.ranks import largest_comm
 from femnn.tape.weights import Weights
@@ -98,7 +99,7 @@ class Operation:
                 moved = output if motion is None else self._along(output, places, motion)
                 _add_products(total, cotangent, moved, places)
             n = len(places) - len(self.sources)
-            flat, rest = self.weights.flatten(total[:n]), [numpy_of(t) for t in total[n:]]
+            flat, rest = ParameterVector.flatten(total[:n]), [numpy_of(t) for t in total[n:]]
         pairs = zip(self.sources, rest, strict=True)
         return self._summed(flat), [self._summed(g) if is_shared(s) else g for s, g in pairs]
 

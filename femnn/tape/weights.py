@@ -5,26 +5,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from petsc4py import PETSc
 from pyadjoint import AdjFloat
-from pyadjoint.overloaded_type import OverloadedType
 from pyadjoint.tape import annotate_tape, get_working_tape
 from torch import Tensor, nn
 
 from femnn.evaluation.parameters import ParameterVector
-from femnn.parallel import same_on_ranks, vector_from_rank_zero
+from femnn.parallel import same_on_ranks
 from femnn.tape.arithmetic import SquaredNormBlock, VectorArithmetic
+from femnn.tape.control import VectorControl
 from femnn.tape.replay import check_schedule
 
 # One Weights for each set of parameters, so that modules which share them share the control.
 _known: weakref.WeakValueDictionary[tuple[int, ...], Weights] = weakref.WeakValueDictionary()
 
 
-class Weights(VectorArithmetic, OverloadedType):
+class Weights(VectorArithmetic, VectorControl):
     """The trainable parameters of a network as one flat vector, a pyadjoint control.
 
     Coefficients whose networks share all their parameters share one ``Weights``.  The
@@ -130,25 +128,58 @@ class Weights(VectorArithmetic, OverloadedType):
         return [] if self._parameters is None else list(self._parameters.tensors)
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """The network's trainable parameters, each with its name in the network."""
+        """The network's trainable parameters, each with its name in the network.
+
+        Returns
+        -------
+        list of (str, torch.nn.Parameter)
+            In torch's order; none for a value that belongs to no network.
+        """
         return list(zip(self._names, self.parameters, strict=True))
 
     def split(self, vector: np.ndarray) -> list[Tensor]:
-        """A vector of this length as tensors in the parameters' shapes."""
+        """A vector as tensors in the parameters' shapes.
+
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``.
+
+        Returns
+        -------
+        list of torch.Tensor
+            One for each parameter, of its shape, dtype and device.
+        """
         return [] if self._parameters is None else self._parameters.split(vector) or []
 
     def loaded(
         self, vector: np.ndarray | None, trainable: bool
     ) -> AbstractContextManager[list[Tensor]]:
-        """Let the network use ``vector`` as its weights; see ``ParameterVector.loaded``."""
-        if self._parameters is None:
-            raise ValueError(f"{self.name}: this value belongs to no network.")
-        return self._parameters.loaded(vector, trainable)
+        """Let the network use other weights inside a block, and give it its own back afterwards.
 
-    @staticmethod
-    def flatten(tensors: list[Tensor]) -> np.ndarray:
-        """Tensors in the parameters' shapes as one vector."""
-        return ParameterVector.flatten(tensors)
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``; ``None`` for the network's own.
+        trainable
+            Whether torch shall record what the gradient of the weights needs.
+
+        Returns
+        -------
+        context manager
+            Enters with the parameters as tensors, each of its own shape.
+
+        Raises
+        ------
+        ValueError
+            If this value belongs to no network.
+        """
+        if self._parameters is None:
+            raise ValueError(
+                f"{self.name}: this value belongs to no network that could be evaluated, as those "
+                "of Weights.of(net) do."
+            )
+        return self._parameters.loaded(vector, trainable)
 
     def assign(self, value: Weights | np.ndarray) -> Weights:
         """Set the network's parameters.
@@ -186,13 +217,24 @@ class Weights(VectorArithmetic, OverloadedType):
         """A value of the same length that belongs to no network.
 
         Use it for directions and points: ``Jhat(weights.like(w))``.
+
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``, the same on all ranks; it is copied.
+
+        Returns
+        -------
+        Weights
+            The new value.
+
+        Raises
+        ------
+        ValueError
+            If the shape differs.
         """
         vector = np.asarray(vector, dtype=float)
-        if vector.shape != (len(self),):
-            raise ValueError(
-                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
-                "for each trainable weight."
-            )
+        self._check_shape(vector)
         return Weights(vector=vector, name=self.name, comm=self.comm)
 
     def squared_norm(self) -> AdjFloat:
@@ -215,7 +257,18 @@ class Weights(VectorArithmetic, OverloadedType):
         return value
 
     def check_ranks(self, comm: MPI.Comm) -> None:
-        """Raise a ``RuntimeError`` on all ranks if they hold different values.  Collective."""
+        """Raise an error on all ranks if they hold different values.  Collective.
+
+        Parameters
+        ----------
+        comm
+            The ranks that are compared.
+
+        Raises
+        ------
+        RuntimeError
+            If they differ.
+        """
         if comm.size > 1 and not same_on_ranks(comm, self.vector.tobytes()):
             raise RuntimeError(
                 f"the {len(self)} weights of {self.name} differ between ranks: all ranks must hold "
@@ -224,18 +277,32 @@ class Weights(VectorArithmetic, OverloadedType):
             )
 
     def check(self, vector: np.ndarray) -> None:
-        """Raise a ``ValueError`` if ``vector`` has another shape or is not finite."""
-        if vector.shape != (len(self),):
-            raise ValueError(
-                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
-                "for each trainable weight."
-            )
+        """Raise an error where the network cannot take a vector as its weights.
+
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``.
+
+        Raises
+        ------
+        ValueError
+            If it has another shape or is not finite.
+        """
+        self._check_shape(vector)
         bad = int(np.count_nonzero(~np.isfinite(vector)))
         if bad:
             raise ValueError(
                 f"{bad} of the {len(vector)} weights of {self.name} are NaN or infinite: wanted "
                 "finite numbers. Build the network anew, or load weights saved before they "
                 "became so; a smaller learning rate often prevents it."
+            )
+
+    def _check_shape(self, vector: np.ndarray) -> None:
+        if vector.shape != (len(self),):
+            raise ValueError(
+                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
+                "for each trainable weight."
             )
 
     def __len__(self) -> int:
@@ -247,8 +314,7 @@ class Weights(VectorArithmetic, OverloadedType):
     def _is_on_tape(self) -> bool:
         return self._parameters is not None or self._block_variable() is not None
 
-    # What pyadjoint asks of a type.  A checkpoint is a value that belongs to no network, in an
-    # object of its own: the tape's values do not change with what a user holds.
+    # A checkpoint is an object of its own: the tape's values do not change with what users hold.
 
     def _ad_will_add_as_dependency(self) -> None:
         """A new node where torch has changed the value since the last was recorded."""
@@ -262,9 +328,6 @@ class Weights(VectorArithmetic, OverloadedType):
     @classmethod
     def _ad_init_object(cls, obj: Weights) -> Weights:
         return cls(vector=obj.vector, name=obj.name, comm=obj.comm)
-
-    def _ad_init_zero(self, dual: bool = False) -> Weights:
-        return self.like(np.zeros(len(self)))
 
     def _ad_create_checkpoint(self) -> Weights:
         if self._parameters is None:
@@ -280,57 +343,6 @@ class Weights(VectorArithmetic, OverloadedType):
         value = Weights(vector=np.empty(0), name=self.name, comm=self.comm)
         value._vector = self._vector
         return value
-
-    def _ad_copy(self) -> Weights:
-        return self.like(self.vector)
-
-    def _ad_mul(self, other: float) -> Weights:
-        return self.like(self.vector * float(other))
-
-    def _ad_add(self, other: Weights) -> Weights:
-        return self.like(self.vector + other.vector)
-
-    def _ad_iadd(self, other: Weights) -> None:
-        self.assign(self.vector + other.vector)
-
-    def _ad_imul(self, other: float) -> None:
-        self.assign(self.vector * float(other))
-
-    def _ad_dot(self, other: Weights, options: dict | None = None) -> float:
-        return float(self.vector @ other.vector)
-
-    def _ad_dim(self) -> int:
-        return len(self)
-
-    def _ad_convert_riesz(self, value: Weights, riesz_map: Any = None) -> Weights:
-        return self.like(value.vector)
-
-    def _ad_to_petsc(self, vec: Any = None) -> Any:
-        """All entries on rank 0: a PETSc vector has each entry once."""
-        if vec is None:
-            mine = len(self) if self.comm.rank == 0 else 0
-            comm: Any = self.comm
-            vec = PETSc.Vec().createMPI((mine, len(self)), comm=comm)
-        local = vec.array_w  # on every rank, so that all know that the vector has changed
-        local[...] = self.vector[: len(local)]
-        return vec
-
-    def _ad_from_petsc(self, vec: Any) -> None:
-        mine = vec.array_r if vec.getLocalSize() else np.empty(len(self))
-        self.assign(vector_from_rank_zero(self.comm, mine))
-
-    @staticmethod
-    def _ad_assign_numpy(dst: Weights, src: np.ndarray, offset: int) -> tuple[Weights, int]:
-        end = offset + len(dst)
-        return dst.like(src[offset:end]), end
-
-    @staticmethod
-    def _ad_to_list(m: Weights) -> list[float]:
-        return m.vector.tolist()
-
-    @property
-    def _ad_str(self) -> str:
-        return self.name
 
 
 def _read_only(vector: np.ndarray) -> np.ndarray:

@@ -67,6 +67,7 @@ def fit(
     Returns
     -------
     FitResult
+        The best weights and the loss there, why the training ended, and each iteration.
 
     Raises
     ------
