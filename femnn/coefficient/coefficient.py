@@ -12,12 +12,14 @@ import ufl
 from pyadjoint.tape import no_annotations
 from torch import nn
 from ufl.algorithms import extract_coefficients
+from ufl.classes import Variable
 
 from femnn.coefficient.arguments import checked_operands, n_components, points_of, space_of
 from femnn.coefficient.computed import ComputedFunction
+from femnn.coefficient.rules import differentiate_through, gradient, holds
 from femnn.evaluation.evaluator import PointEvaluator
 from femnn.fields.copies import CoordinateState, dependencies_of, version
-from femnn.networks.mlp import Gradient
+from femnn.networks.mlp import Gradient, Jacobian
 from femnn.parallel import all_ranks, on_all_ranks, range_over_ranks
 from femnn.points.block import EvaluationBlock
 from femnn.points.map import PointMap
@@ -293,32 +295,29 @@ class NeuralCoefficient(ComputedFunction):
         NotImplementedError
             If the network has several outputs, or the points are on interior facets.
         """
-        if self.ufl_shape != ():
-            raise NotImplementedError(
-                f"{self.name()}.grad(): only for one output, this network has "
-                f"{self.evaluator.n_outputs}. Use one coefficient for each output."
-            )
-        if self.points.between_cells:
-            raise NotImplementedError(
-                f"{self.name()}.grad(): a coefficient on interior facets has no gradient in space."
-            )
-        slope = self.slope
-        terms = [slope[i] * ufl.grad(self.inputs[i]) for i in range(self.evaluator.n_inputs)]
-        return sum(terms[1:], terms[0])
+        return gradient(self)
+
+    def __ne__(self, other: Any) -> bool:
+        """Not a variable in the operands: ``ufl.diff`` of it alone would take it for a constant."""
+        return not (self == other or (isinstance(other, Variable) and holds(self, other)))
 
     @cached_property
     def slope(self) -> NeuralCoefficient:
-        """D net / d inputs as a coefficient of shape ``(n_inputs,)`` with the same weights."""
-        return NeuralCoefficient(
-            Gradient(self.net),
+        """D net / d inputs; shape ``(n_inputs,)``, of several outputs ``(n_outputs, n_inputs)``."""
+        n, m = self.evaluator.n_inputs, self.evaluator.n_outputs
+        kind, shape = (Gradient, (n,)) if m == 1 else (Jacobian, (m, n))
+        new = NeuralCoefficient(
+            kind(self.net),
             *self.operands,
             degree=self.degree,
             measure=self.measure,
-            shape=(self.evaluator.n_inputs,),
+            shape=shape,
             mesh=self.mesh,
             chunk_size=self.evaluator.chunk_size,
             name=f"d{self.name()}",
         )
+        new.has_default_degree = self.has_default_degree
+        return new
 
     @property
     def sources(self) -> list[Any]:
@@ -337,6 +336,9 @@ class NeuralCoefficient(ComputedFunction):
             self._moved(),
             *(version(d) for d in self.dependencies),
         )
+
+
+differentiate_through(NeuralCoefficient)
 
 
 def neural_coefficients(form: Any) -> list[NeuralCoefficient]:

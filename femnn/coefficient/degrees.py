@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ufl
@@ -13,20 +13,36 @@ from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.points.rules import asked_degree
 
 
-def with_degrees(form: Any) -> Any:
+def with_degrees(form: ufl.Form, parameters: Mapping | None = None) -> ufl.Form:
     """The form with each neural coefficient's quadrature degree in the integrals that hold it.
 
     Integrals that hold none keep the degree that they have without neural coefficients: where
     a form holds values at quadrature points, Firedrake would give that rule to all integrals
     without a degree, and so another one to derivatives in which these values do not stand.
 
+    Parameters
+    ----------
+    form
+        The form.
+    parameters
+        The form compiler's: their ``quadrature_degree`` is that of measures without one.
+
     Raises
     ------
     ValueError
         If a measure has another degree, or two coefficients in one integral differ.
     """
+    asked = (parameters or {}).get("quadrature_degree")
+    if asked is not None:
+        form = ufl.Form([_with_asked(integral, asked) for integral in form.integrals()])
     at_points = any(_rule_degrees(c) for c in form.coefficients())
     return ufl.Form([_with_degree(integral, at_points) for integral in form.integrals()])
+
+
+def _with_asked(integral: ufl.Integral, degree: int) -> ufl.Integral:
+    if asked_degree(integral) is not None:
+        return integral
+    return integral.reconstruct(metadata={**integral.metadata(), "quadrature_degree": degree})
 
 
 def _with_degree(integral: ufl.Integral, at_points: bool) -> ufl.Integral:
@@ -91,8 +107,8 @@ def _check_degrees(coefficients: Sequence[NeuralCoefficient], integral: ufl.Inte
     if asked is not None and asked != first.degree:
         raise ValueError(
             f"the measure has quadrature degree {asked}, but {first.name()} in it has degree "
-            f"{first.degree}: write dx without a degree, or give the coefficient "
-            f"degree={asked}."
+            f"{first.degree}: write dx without a degree (and form_compiler_parameters without "
+            f"quadrature_degree), or give the coefficient degree={asked}."
         )
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ufl
+from ufl.algorithms import expand_derivatives
 from ufl.algorithms.apply_algebra_lowering import apply_algebra_lowering
 from ufl.algorithms.apply_derivatives import apply_derivatives
 from ufl.algorithms.map_integrands import map_integrand_dags
-from ufl.classes import Curl, Div, Grad, NablaDiv, NablaGrad
+from ufl.classes import (
+    CoefficientDerivative,
+    Curl,
+    Div,
+    Grad,
+    NablaDiv,
+    NablaGrad,
+    VariableDerivative,
+)
 from ufl.corealg.multifunction import MultiFunction
 from ufl.corealg.traversal import unique_pre_traversal
 
@@ -18,13 +28,15 @@ from femnn.coefficient.degrees import with_degrees
 SPATIAL = (Grad, Div, Curl, NablaGrad, NablaDiv)
 
 
-def prepared(form: Any) -> Any:
+def prepared(form: Any, parameters: Mapping | None = None) -> Any:
     """The form with the degrees, sides and gradients of neural coefficients written out.
 
     Parameters
     ----------
     form
         A form, or a sum of forms and Cofunctions.
+    parameters
+        The form compiler's; their ``quadrature_degree`` is that of measures without one.
 
     Raises
     ------
@@ -35,11 +47,13 @@ def prepared(form: Any) -> Any:
         differ.
     """
     if isinstance(form, ufl.FormSum):
-        parts = [prepared(c) if isinstance(c, ufl.Form) else c for c in form.components()]
+        parts = [
+            prepared(c, parameters) if isinstance(c, ufl.Form) else c for c in form.components()
+        ]
         return ufl.FormSum(*zip(parts, form.weights(), strict=True))
     if neural_coefficients(form):
-        form = with_sides(with_gradients(form))
-    return with_degrees(form)
+        form = with_sides(with_gradients(with_derivatives(form)))
+    return with_degrees(form, parameters)
 
 
 def check_interpolated(form: ufl.Interpolate) -> None:
@@ -57,6 +71,25 @@ def check_interpolated(form: ufl.Interpolate) -> None:
             "are none. Interpolate NeuralCoefficient(net, *operands, space=V), which has its "
             f"values at V's nodes, or project: project({name}.update(), V)."
         )
+
+
+def with_derivatives(form: ufl.Form) -> ufl.Form:
+    """The form with derivatives by Functions and variables carried out, through the networks.
+
+    Raises
+    ------
+    NotImplementedError
+        If a derivative of a coefficient in space stands under them.
+    """
+    nodes = [n for i in form.integrals() for n in unique_pre_traversal(i.integrand())]
+    derivatives = [n for n in nodes if isinstance(n, (CoefficientDerivative, VariableDerivative))]
+    for inside in (n for d in derivatives for n in unique_pre_traversal(d)):
+        for law in neural_coefficients(inside) if isinstance(inside, SPATIAL) else []:
+            raise NotImplementedError(
+                f"{law.name()} stands under a derivative in space, and that under a derivative by "
+                f"a Function or a variable: write {law.name()}.grad() for the first."
+            )
+    return expand_derivatives(form) if derivatives else form
 
 
 def with_gradients(form: ufl.Form) -> ufl.Form:

@@ -52,7 +52,7 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(form, ufl.Interpolate):
         check_interpolated(form)
     if isinstance(form, (ufl.Form, ufl.FormSum)):
-        form = prepared(form)
+        form = prepared(form, kwargs.get("form_compiler_parameters"))
         for coefficient in neural_coefficients(form):
             coefficient.update()
         if _is_plain_functional(form) and not args and not set(kwargs) - {"annotate"}:

@@ -60,11 +60,11 @@ class NeuralVariationalProblem:
         is_linear: bool = False,
     ):
         _check_kinds(F, u)
-        self.F = prepared(F)
+        self.F = prepared(F, form_compiler_parameters)
         self.u = u
         self.bcs = _as_list(bcs)
-        self.J = None if J is None else prepared(J)
-        self.Jp = None if Jp is None else prepared(Jp)
+        self.J = None if J is None else prepared(J, form_compiler_parameters)
+        self.Jp = None if Jp is None else prepared(Jp, form_compiler_parameters)
         self.form_compiler_parameters = form_compiler_parameters
         self.is_linear = is_linear
         coefficients = dict.fromkeys(c for form in self.forms for c in neural_coefficients(form))

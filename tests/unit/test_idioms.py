@@ -4,10 +4,12 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
+import ufl
 from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
+from femnn.coefficient.replace import replace as replace_inside
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
 
@@ -206,3 +208,24 @@ def test_other_operands_of_another_number(V):
         ValueError, match=r"law.with_operands\(\) got operands of 3 comp.* wanted 1"
     ):
         k.with_operands(k.operands[0], grad(k.operands[0]))
+
+
+def test_a_replacement_reaches_the_operands(V):
+    """A theta scheme, against the network written out; what does not change is the same."""
+    u, un, v = wave(V), Function(V, name="un").assign(0.3), TestFunction(V)
+    x, _ = SpatialCoordinate(V.mesh())
+    net = mlp(1)
+    k, fixed = femnn.NeuralCoefficient(net, u), femnn.NeuralCoefficient(net, x)
+    (written,) = femnn.to_ufl(net, u)
+    (known,) = femnn.to_ufl(net, x)
+    middle = {u: 0.5 * u + 0.5 * un}
+
+    def form(k, fixed):
+        return (k * inner(grad(u), grad(v)) + fixed * u * v) * dx(degree=4)
+
+    replaced = replace_inside(form(k, fixed), middle)
+    got = femnn.assemble(replaced).dat.data_ro
+    expected = assemble(ufl.replace(form(written, known), middle)).dat.data_ro
+    assert np.allclose(got, expected, rtol=1e-12, atol=1e-14)
+    assert fixed in replaced.coefficients()
+    assert k not in replaced.coefficients()
