@@ -25,7 +25,7 @@ from femnn.autograd.values import (
 from femnn.evaluation.derivatives import along_directions
 from femnn.evaluation.parameters import ParameterVector
 from femnn.parallel import raise_network_error, same_on_ranks, sum_over_ranks
-from femnn.tape.ranks import largest_comm
+from femnn.tape.model import largest_comm
 from femnn.tape.weights import Weights
 
 # The sources' changes and the weights', ``None`` for what does not change.

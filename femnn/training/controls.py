@@ -8,7 +8,7 @@ import numpy as np
 from mpi4py import MPI
 from pyadjoint.enlisting import Enlist
 
-from femnn.tape.ranks import largest_comm, values_on
+from femnn.tape.model import check_shared_parameters, largest_comm, values_behind
 from femnn.tape.weights import Weights
 
 
@@ -34,7 +34,8 @@ class ControlVector:
     TypeError
         If a control is not a ``Weights``.
     ValueError
-        If two controls share a part of their parameters, or there is nothing to train.
+        If a control shares a part of its parameters with another network of the model, or there
+        is nothing to train.
     """
 
     def __init__(self, Jhat: Any):
@@ -47,9 +48,10 @@ class ControlVector:
                 )
         self._check_parameters()
         self._ends = np.cumsum([len(c) for c in self.controls])
+        behind = list(values_behind(getattr(Jhat, "functional", None), getattr(Jhat, "tape", None)))
+        check_shared_parameters("fit", self.controls, behind)
         # Weights of a network that makes numbers only do not know the ranks of the model.
-        model = values_on(getattr(Jhat, "tape", None))
-        self.comm: MPI.Comm = largest_comm([*self.controls, *model]) or MPI.COMM_SELF
+        self.comm: MPI.Comm = largest_comm([*self.controls, *behind]) or MPI.COMM_SELF
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -12,6 +12,7 @@ import numpy as np
 from pyadjoint import OverloadedType
 
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
+from femnn.tape.model import is_computed_on
 from femnn.training.controls import ControlVector
 
 
@@ -223,14 +224,9 @@ def check_functional(Jhat: Any) -> None:
             f"fit: the functional is a {type(functional).__name__}, wanted a number: assemble a "
             "loss of it, as in femnn.assemble((u - data)**2 * dx)."
         )
-    if tape is not None and not _is_computed_on(tape, functional):
+    if tape is not None and not is_computed_on(functional, tape):
         raise ValueError(
             "fit: no block on the tape computes the functional: the tape was cleared since, or "
             "annotation was off. Record the model again (continue_annotation() before it), and "
             "make the ReducedFunctional anew."
         )
-
-
-def _is_computed_on(tape: Any, functional: OverloadedType) -> bool:
-    node = functional.block_variable
-    return any(output is node for block in tape.get_blocks() for output in block.get_outputs())

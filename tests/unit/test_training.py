@@ -284,7 +284,6 @@ def test_afterwards_the_derivative_is_right_where_the_last_evaluation_has_failed
 
 
 def test_afterwards_the_derivative_is_right_under_a_schedule():
-    tape = get_working_tape()
     V = FunctionSpace(UnitIntervalMesh(6), "CG", 1)
     u, un, v, f = Function(V), Function(V), TestFunction(V), Function(V).assign(3.0)
     kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus"), u)
@@ -292,7 +291,7 @@ def test_afterwards_the_derivative_is_right_under_a_schedule():
     problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, "on_boundary"))
     solver = femnn.NeuralVariationalSolver(problem, solver_parameters=TIGHT)
     continue_annotation()
-    femnn.enable_checkpointing(Revolve(6, 2))
+    tape = femnn.enable_checkpointing(Revolve(6, 2))
     J = 0
     for _ in tape.timestepper(iter(range(6))):
         solver.solve()
@@ -647,6 +646,48 @@ def test_a_network_without_trainable_parameters_is_named():
     Jhat, _ = poisson(net)
     with pytest.raises(ValueError, match=r"controls \(MLP\) have no trainable parameters: wanted"):
         femnn.fit(Jhat, progress=False)
+
+
+def shared_trunk(both):
+    """Two networks with the same trunk; the functional depends on one or on both."""
+    trunk = femnn.MLP(1, 4, 4, seed=1)
+    heads = [femnn.MLP(4, 3, 1, output="softplus", seed=s) for s in (2, 3)]
+    V = FunctionSpace(UnitSquareMesh(4, 4), "CG", 1)
+    u, f = Function(V), Function(V).interpolate(SpatialCoordinate(V.mesh())[0])
+    first, second = (femnn.NeuralCoefficient(torch.nn.Sequential(trunk, h), f) for h in heads)
+    continue_annotation()
+    other = femnn.assemble(second**2 * dx)
+    J = femnn.assemble((first - 2) ** 2 * dx + (u - 1) ** 2 * dx)
+    J = J + other if both else J
+    pause_annotation()
+    return J, first.weights, second.weights
+
+
+def test_networks_that_share_a_part_are_refused_where_one_is_the_control():
+    J, first, second = shared_trunk(both=True)
+    message = r"depends on another Sequential, whose 0\.layers\.0\.weight, .* part of the right one"
+    with pytest.raises(ValueError, match="fit: the functional " + message):
+        femnn.fit(ReducedFunctional(J, Control(first)), progress=False)
+    with pytest.raises(ValueError, match="PDELayer: the functional " + message):
+        femnn.PDELayer(ReducedFunctional(J, Control(second)))
+    with pytest.raises(ValueError, match="two controls share some of their parameters"):
+        femnn.fit(ReducedFunctional(J, [Control(first), Control(second)]), progress=False)
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(first), Control(second)]))
+    weight = first.parameters[0]
+    layer().backward()
+    slope, h = weight.grad[0, 0].item(), 1e-5
+    values = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            weight[0, 0] += sign * h
+            values.append(layer().item())
+    assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-7)
+
+
+def test_a_network_that_shares_a_part_elsewhere_on_the_tape_does_no_harm():
+    J, first, _ = shared_trunk(both=False)
+    result = femnn.fit(ReducedFunctional(J, Control(first)), maxiter=3, progress=False)
+    assert result.loss < result.initial_loss
 
 
 def test_interruption_is_a_block_of_its_own():
