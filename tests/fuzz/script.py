@@ -172,8 +172,10 @@ def build():
     options = {{**NEWTON, **{OPTIONS[p.options]}}}
 {_solver(p)}
 
+    J = goal(mine, k, at)
+
     def measure_goal():
-        return femnn.assemble(goal(mine, k, at))
+        return femnn.assemble(J)
 
     return k, solve, measure_goal
 
@@ -247,9 +249,12 @@ def solve_():
     solver_.solve()
 
 
+J_ = goal(other, k_, at_)
+
+
 def oracle():
     other.u.assign(0)
-    return run(other, solve_, lambda: assemble(goal(other, k_, at_)))
+    return run(other, solve_, lambda: assemble(J_))
 """.strip()
 
 
