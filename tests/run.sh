@@ -10,6 +10,8 @@ LOGS=${LOGS:-output/tests}
 # For all runs together, in minutes: with no kernel compiled and other jobs on the machine.
 LIMIT=${LIMIT:-55}
 export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 LOGS
+# Ranks that wait for another leave it the processor: they neither spin nor are tied to one core.
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_hwloc_base_binding_policy=none
 
 mkdir -p "$LOGS"
 rm -f "$LOGS"/*.log
