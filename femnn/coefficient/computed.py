@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NoReturn
@@ -9,6 +10,24 @@ from typing import Any, NoReturn
 import firedrake as fd
 from pyadjoint import Block
 from pyadjoint.tape import get_working_tape
+from pyop2 import op2
+
+
+class _WatchedDat(op2.Dat):
+    """Data that kernels can read only while they are up to date.
+
+    Firedrake's solvers and assemblers hold a coefficient's data, and would go on with values that
+    were right when they were made.
+    """
+
+    check: Callable[[], Callable[[], None] | None] | None = None
+
+    @property
+    def _kernel_args_(self) -> tuple[Any, ...]:
+        check = None if self.check is None else self.check()
+        if check is not None:
+            check()
+        return (self._data.ctypes.data,)
 
 
 class ComputedFunction(fd.Function):
@@ -32,7 +51,11 @@ class ComputedFunction(fd.Function):
 
     def __init__(self, space: Any, name: str, block: Callable[[], Block]):
         self._recorded: tuple[int, Block, list[Any]] | None = None
-        super().__init__(space, name=name, block_class=block, _ad_floating_active=True, _ad_args=[])
+        data = _WatchedDat(space.dof_dset, name=name)
+        super().__init__(
+            space, val=data, name=name, block_class=block, _ad_floating_active=True, _ad_args=[]
+        )
+        data.check = weakref.WeakMethod(self._check_present)
 
     @property
     def sources(self) -> list[Any]:
@@ -72,7 +95,11 @@ class ComputedFunction(fd.Function):
     def copy(self, deepcopy: bool = False) -> fd.Function:
         """The present values as an ordinary Function on the same space."""
         self._check_present()
-        return fd.Function(self.function_space(), val=self.topological.copy(deepcopy=deepcopy))
+        if not deepcopy:
+            return fd.Function(self.function_space(), val=self.topological)
+        values = fd.Function(self.function_space())
+        self.topological.dat.copy(values.dat)
+        return values
 
     @cached_property
     def _plain(self) -> fd.Function:
