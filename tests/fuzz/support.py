@@ -2,12 +2,13 @@
 
 from contextlib import contextmanager
 
-import femnn
 import numpy as np
 import torch
 from firedrake import *
 from firedrake.adjoint import *
 from pyadjoint.tape import stop_annotating
+
+import femnn
 
 DIRECT = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
 NEWTON = {"snes_rtol": 1e-12, "snes_atol": 1e-13, "snes_max_it": 30, "mat_type": "aij"}
@@ -82,17 +83,29 @@ def put(o, numbers):
         elif isinstance(o, Constant):
             o.assign(numbers if o.ufl_shape else float(np.ravel(numbers)[0]))
         else:
-            with o.dat.vec_wo as vector:
-                vector.array[:] = numbers
+            write(o, numbers)
 
 
 def like(o, numbers):
     """A new value of the same kind with other numbers."""
     if isinstance(o, femnn.Weights):
         return o.like(numbers)
-    new = Constant(values(o)) if isinstance(o, Constant) else Function(o.function_space())
+    if isinstance(o, Constant):
+        return Constant(np.reshape(numbers, o.ufl_shape))
+    new = Function(o.function_space())
     put(new, numbers)
     return new
+
+
+def present(law):
+    """A coefficient at what its operands hold now; the oracle's Function as it is."""
+    return law.update() if isinstance(law, femnn.NeuralCoefficient) else law
+
+
+def write(field, numbers):
+    """Change a field in place, as who reads data in each step does; nothing is recorded."""
+    with field.dat.vec_wo as vector:
+        vector.array[:] = numbers
 
 
 def way(o, seed):
@@ -138,6 +151,8 @@ class Case:
     def record(self):
         """Record anew, at what femnn's side holds now; the oracle takes the same values."""
         get_working_tape().clear_tape()
+        for name in ("start", "g", "b"):  # blocks of Firedrake's own would take what the last
+            self.pairs[name][0].create_block_variable()  # tape held in the nodes
         self.follow()
         wanted = self.value()
         continue_annotation()
