@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 from firedrake.adjoint_utils.checkpointing import CheckpointFunction
+from pyadjoint.block_variable import BlockVariable
 from pyadjoint.tape import get_working_tape
 
 from femnn.fields.copies import same_values
 from femnn.parallel import any_rank_each
 
+# What a node held when a block was last recorded from it; evaluations give it something else.
+_recorded: weakref.WeakKeyDictionary[BlockVariable, weakref.ref] = weakref.WeakKeyDictionary()
+
 
 def refresh(values: Iterable[Any]) -> None:
-    """Let the nodes of values hold them, where the tape does not know the nodes yet.  Collective.
+    """Let the nodes of values hold them, before a block is recorded from these.  Collective.
 
-    pyadjoint keeps a value's node when a tape is cleared, with what it held then: what it was at
-    the last evaluation of a functional, or before a change that was not recorded.  Derivatives of
-    what is recorded next would be taken there.
+    pyadjoint gives a block the node that a value has, with what this held when it was first used,
+    or when a functional was evaluated last; it outlives a cleared tape, too.  A node that the
+    tape does not know yet takes the present value.  One that it knows is left with what it
+    holds, and the value gets another where it was changed without being recorded, as by
+    ``f.dat.data[:] = ...`` in a time loop.
 
     Parameters
     ----------
     values
         Functions, Constants and weights; others are passed over.
     """
-    nodes = [v.block_variable for v in values if _has_a_value(v)]
-    nodes = [node for node in nodes if node.checkpoint is not None]
-    comms = [node.output.comm for node in nodes if isinstance(node.output, fd.Function)]
+    values = [value for value in values if _is_given(value)]
+    comms = [value.comm for value in values if isinstance(value, fd.Function)]
     comm = max(comms, key=lambda comm: comm.size, default=None)
-    differ = any_rank_each(comm, [not _holds_present(node) for node in nodes])
-    for node, differs in zip(nodes, differ, strict=True):
-        if differs and not _is_on_tape(node):
-            node.save_output()
+    differ = any_rank_each(comm, [not _holds_present(value.block_variable) for value in values])
+    for value, differs in zip(values, differ, strict=True):
+        if differs:
+            _renew(value)
+        node = value.block_variable
+        node.save_output(overwrite=False)
+        _recorded[node] = weakref.ref(node.checkpoint)
 
 
-def _has_a_value(value: Any) -> bool:
+def _is_given(value: Any) -> bool:
     """Whether the value is the user's, and not computed where it is used."""
     kinds = isinstance(value, (fd.Function, fd.Constant)) or hasattr(value, "vector")
     return kinds and not getattr(value, "_ad_floating_active", False)
 
 
-def _holds_present(node: Any) -> bool:
-    """Whether it does on this rank; what lies on disk is not read for that."""
+def _holds_present(node: BlockVariable) -> bool:
+    """Whether it does on this rank, or holds nothing; what lies on disk is not read for that."""
+    if node.checkpoint is None:
+        return True
     if isinstance(node.checkpoint, CheckpointFunction):
         return False
     value, held = node.output, node.saved_output
@@ -52,7 +63,15 @@ def _holds_present(node: Any) -> bool:
     return np.array_equal(value.vector, held.vector, equal_nan=True)
 
 
-def _is_on_tape(node: Any) -> bool:
+def _renew(value: Any) -> None:
+    node, known = value.block_variable, _recorded.get(value.block_variable)
+    if not _is_on_tape(node):
+        node.save_output()
+    elif known is not None and known() is node.checkpoint:
+        value.create_block_variable()
+
+
+def _is_on_tape(node: BlockVariable) -> bool:
     """Whether a block has it, most likely one of the last."""
     return any(
         node is known

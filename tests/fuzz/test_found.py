@@ -63,3 +63,38 @@ def test_recording_anew_after_a_change_that_was_not_recorded(change):
         else:
             value.weights.assign(0.5 * value.weights.vector)
     assert_same(model.gradients(model.record()), model.gradients(other.record()))
+
+
+def test_fields_changed_in_place_in_each_step_of_a_recorded_loop():
+    mesh = UnitIntervalMesh(5)
+    V = FunctionSpace(mesh, "CG", 1)
+    u, un, v = Function(V, name="u"), Function(V, name="un"), TestFunction(V)
+    f, c = Function(V, name="f"), Constant(1.0, name="c")
+    law = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, output="softplus"), u)
+    source = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, seed=1), f)
+    F = (10 * (u - un) + law * u - c * f - source) * v * dx
+    options = {"snes_rtol": 1e-12}
+    solver = femnn.NeuralVariationalSolver(
+        femnn.NeuralVariationalProblem(F, u), solver_parameters=options
+    )
+
+    def model():
+        J = 0
+        with stop_annotating():
+            u.assign(0)
+        for step in range(3):
+            f.dat.data[:] = 1 + step**2
+            un.assign(u)
+            solver.solve()
+            J += femnn.assemble(u**2 * f * dx)
+        return J
+
+    continue_annotation()
+    J = model()
+    pause_annotation()
+    Jhat = ReducedFunctional(J, [Control(law.weights), Control(c)])
+    away = [law.weights.like(1.2 * law.weights.vector), Constant(1.3)]
+    found = Jhat(away)
+    law.weights.assign(away[0])
+    c.assign(1.3)
+    assert np.isclose(found, model(), rtol=1e-10)
