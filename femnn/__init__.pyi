@@ -4,8 +4,11 @@ from .autograd.apply import apply as apply
 from .autograd.layer import PDELayer as PDELayer
 from .coefficient.coefficient import NeuralCoefficient as NeuralCoefficient
 from .coefficient.functionals import assemble as assemble
+from .evaluation.arrays import evaluate as evaluate
 from .export.files import load as load
 from .export.files import save as save
+from .export.plots import plot_law as plot_law
+from .export.results import save_results as save_results
 from .export.tables import save_table as save_table
 from .export.to_ufl import to_ufl as to_ufl
 from .networks.inputs import FourierFeatures as FourierFeatures
@@ -19,7 +22,8 @@ from .networks.symmetry import Even as Even
 from .networks.symmetry import Odd as Odd
 from .networks.symmetry import SPDTensor as SPDTensor
 from .networks.symmetry import SymmetricTensor as SymmetricTensor
-from .tape.replay import enable_checkpointing as enable_checkpointing
+from .points.places import QuadratureSpace as QuadratureSpace
+from .tape.scheduled import enable_checkpointing as enable_checkpointing
 from .tape.weights import Weights as Weights
 from .time.adaptive import AdaptiveSteps as AdaptiveSteps
 from .time.comparison import ImplicitStep as ImplicitStep
@@ -29,8 +33,8 @@ from .time.runge_kutta import RungeKutta as RungeKutta
 from .time.splitting import LieSplitting as LieSplitting
 from .time.splitting import StrangSplitting as StrangSplitting
 from .time.stepper import TimeStepper as TimeStepper
-from .training.fit import FitResult as FitResult
 from .training.fit import fit as fit
+from .training.result import FitResult as FitResult
 from .variational.problem import NeuralVariationalProblem as NeuralVariationalProblem
 from .variational.solve import solve as solve
 from .variational.solver import NeuralVariationalSolver as NeuralVariationalSolver

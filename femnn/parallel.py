@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -24,6 +24,19 @@ def sum_over_ranks(comm: MPI.Comm, local: np.ndarray) -> np.ndarray:
 def max_over_ranks(comm: MPI.Comm, local: float) -> float:
     """The largest of the ranks' numbers.  Collective."""
     return local if comm.size == 1 else float(comm.allreduce(local, op=MPI.MAX))
+
+
+def range_over_ranks(comm: MPI.Comm, local: np.ndarray) -> np.ndarray:
+    """Smallest and largest entry of each column over all ranks' rows, shape ``(columns, 2)``.
+
+    NaN where an entry is NaN, or no rank has a row.  Collective.
+    """
+    ranges = np.stack([local.min(0, initial=np.inf), local.max(0, initial=-np.inf)], axis=1)
+    if comm.size > 1:
+        every = np.stack(comm.allgather(ranges))  # MPI's own MIN need not keep a NaN
+        ranges = np.stack([every[..., 0].min(0), every[..., 1].max(0)], axis=1)
+    ranges[ranges[:, 0] > ranges[:, 1]] = np.nan
+    return ranges
 
 
 def all_ranks(comm: MPI.Comm, flag: bool) -> bool:
@@ -61,6 +74,17 @@ def raise_network_error(comm: MPI.Comm, failure: Exception | None) -> None:
     raise_on_all_ranks(
         comm, failure, "a network raised an error on another rank: see that rank's message."
     )
+
+
+def on_all_ranks(comm: MPI.Comm, function: Callable[..., T], *args: Any) -> T:
+    """Call what runs a network on each rank; its error on one is one on all.  Collective."""
+    result, failure = None, None
+    try:
+        result = function(*args)
+    except Exception as error:
+        failure = error
+    raise_network_error(comm, failure)
+    return cast(T, result)
 
 
 def same_on_ranks(comm: MPI.Comm, data: bytes) -> bool:

@@ -36,6 +36,26 @@ def dependencies_of(expression: Any) -> list[Value]:
     return list(dict.fromkeys([*found, *constants]))
 
 
+def check_split(u: fd.Function, values: Iterable[Value]) -> None:
+    """Refuse parts of a mixed unknown that stand for themselves, with the values they have now.
+
+    Raises
+    ------
+    ValueError
+        If one of ``values`` is ``u.subfunctions[i]`` or ``u.sub(i)``.
+    """
+    if len(u.function_space()) == 1:
+        return
+    held = set(values)
+    for i, part in enumerate(u.subfunctions):
+        if part in held:
+            raise ValueError(
+                f"part {i} of the unknown {u.name()} stands in the problem as "
+                f"u.subfunctions[{i}] or u.sub({i}), which has the values of the initial guess: "
+                f"write split(u)[{i}], in the form and in the operands of networks."
+            )
+
+
 def version(value: Value) -> tuple:
     """Changes whenever the data of ``value`` may have changed."""
     if isinstance(value, fd.Constant):
@@ -139,6 +159,11 @@ def _empty_copy(source: Value) -> Value:
     if isinstance(source, fd.Constant):
         return fd.Constant(source.dat.data_ro.reshape(source.ufl_shape), name=source.name)
     if isinstance(source, fd.Function):
+        if source.function_space().component is not None:
+            raise NotImplementedError(
+                f"{source.name()} is a component of another Function, which the tape does not know "
+                "as a part of it: write g[0] for g.sub(0), in forms and as an operand."
+            )
         return fd.Function(source.function_space(), name=source.name())
     raise NotImplementedError(
         f"a form with neural coefficients depends on {source!r}, a {type(source).__name__}: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,9 @@ from pyadjoint.tape import no_annotations, stop_annotating
 
 from femnn.variational.adjoint import Adjoint
 from femnn.variational.forward import ForwardSolve
+from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.second_order import SecondOrder
+from femnn.variational.state import State
 
 
 class Solves:
@@ -22,15 +25,25 @@ class Solves:
 
     Parameters
     ----------
-    forward
-        Forward solves.
+    problem
+        The problem.
+    options
+        Keywords of :class:`firedrake.NonlinearVariationalSolver`.
+    warm_start
+        Whether a solve for the tape starts from the last solution.
     adjoint_parameters
         Linear solver options for adjoints, or ``None``.
     """
 
-    def __init__(self, forward: ForwardSolve, adjoint_parameters: Any):
-        self.forward = forward
-        self.state = forward.state
+    def __init__(
+        self,
+        problem: NeuralVariationalProblem,
+        options: Mapping[str, Any],
+        warm_start: bool = True,
+        adjoint_parameters: Mapping | None = None,
+    ):
+        self.state = State(problem, options)
+        self.forward = ForwardSolve(self.state, warm_start)
         self._adjoint_parameters = adjoint_parameters
 
     @cached_property

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import ufl
 
-from femnn.fields.directions import Direction, directional_derivative
+from femnn.fields.derivatives import Direction, along
 from femnn.fields.kept import KeptForms
 from femnn.points.network import NetworkDirection
 from femnn.variational.network import PrivateNetwork
@@ -75,7 +75,7 @@ class Motion:
         """The assembler of the change of a form along the direction; ``None`` where it is zero."""
         moving = list(self._moving)
         kept_as = ("change", key, tuple(id(d) for d in moving))
-        return self._kept(kept_as, lambda: directional_derivative(make_form(), moving))
+        return self._kept(kept_as, lambda: along(make_form(), moving))
 
 
 def _direction(network: PrivateNetwork) -> NetworkDirection:

@@ -10,7 +10,6 @@ from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop
 
 from femnn.fields.copies import copy_values
 from femnn.variational.block import SolveBlock, Solves
-from femnn.variational.forward import ForwardSolve
 from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.state import State
 
@@ -38,6 +37,8 @@ class NeuralVariationalSolver:
         with other controls, which saves iterations in training.  It starts from the recorded
         initial guess otherwise, where the last solution does not lead to a new one, and where
         Newton's method takes a fixed number of iterations.
+    ad_block_tag
+        A tag for the blocks that the tape records.
     **kwargs
         Passed to :class:`firedrake.NonlinearVariationalSolver`.
     """
@@ -52,10 +53,18 @@ class NeuralVariationalSolver:
         ad_block_tag: str | None = None,
         **kwargs: Any,
     ):
-        self.problem = problem
-        self.state = State(problem, kwargs)
-        self._solves = Solves(ForwardSolve(self.state, warm_start), adjoint_solver_parameters)
+        self._solves = Solves(problem, kwargs, warm_start, adjoint_solver_parameters)
         self._tag = ad_block_tag
+
+    @property
+    def problem(self) -> NeuralVariationalProblem:
+        """The problem."""
+        return self.state.problem
+
+    @property
+    def state(self) -> State:
+        """The problem in private copies."""
+        return self._solves.state
 
     @property
     def snes(self) -> Any:
@@ -89,31 +98,39 @@ class NeuralVariationalSolver:
         annotate = annotate_tape(kwargs)
         if kwargs:
             raise TypeError(f"solve() got the unknown keywords {sorted(kwargs)}: only annotate.")
-        problem = self.problem
-        for coefficient in problem.explicit:
-            coefficient.update()
-        for coefficient in problem.implicit:
-            coefficient.weights.check_ranks(self.state.comm)
-            coefficient.weights.check(coefficient.weights.vector)
-        block = SolveBlock(self._solves, ad_block_tag=self._tag) if annotate else None
-        with stop_annotating():
-            self._run()
-        if block is not None:
-            self._record(block)
-        return problem.u
+        return solve_and_record(self._solves, annotate, self._tag)
 
-    def _run(self) -> None:
-        """Solve in private copies, and give the user what was found."""
-        state = self.state
-        state.load({})
-        self._solves.forward.run()
-        copy_values(state.unknown, self.problem.u)
-        for network in state.networks:
-            network.coefficient.set_values(network.terms.value)
 
-    def _record(self, block: SolveBlock) -> None:
-        get_working_tape().add_block(block)
-        node = self.problem.u.create_block_variable()
-        block.add_output(node)
-        node.save_output()
-        block.scale = self._solves.forward.first_residual
+def solve_and_record(solves: Solves, annotate: bool, tag: str | None = None) -> fd.Function:
+    """Solve with the user's present values, and record it if wanted.  Collective."""
+    state = solves.state
+    for coefficient in state.explicit:
+        coefficient.update()
+    for coefficient in state.implicit:
+        coefficient.weights.check_ranks(state.comm)
+        coefficient.weights.check(coefficient.weights.vector)
+    block = SolveBlock(solves, ad_block_tag=tag) if annotate else None
+    with stop_annotating():
+        _run(solves)
+    if block is not None:
+        _record(block)
+    return state.problem.u
+
+
+def _run(solves: Solves) -> None:
+    """Solve in private copies, and give the user what was found."""
+    state = solves.state
+    state.load({})
+    solves.forward.run()
+    copy_values(state.unknown, state.problem.u)
+    for network in state.networks:
+        network.coefficient.set_values(network.terms.value)
+
+
+def _record(block: SolveBlock) -> None:
+    get_working_tape().add_block(block)
+    solves = block.solves
+    node = solves.state.problem.u.create_block_variable()
+    block.add_output(node)
+    node.save_output()
+    block.scale = solves.forward.first_residual

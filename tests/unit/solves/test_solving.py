@@ -236,3 +236,27 @@ def test_a_constant_matrix_in_a_form(V):
         F = inner(K * grad(into), grad(v)) * dx - v * dx
         solve_with(F == 0, into, bc, solver_parameters=LU)
     assert errornorm(expected, u) < 1e-12
+
+
+def test_the_form_compilers_degree_is_that_of_measures_without_one(V):
+    """Firedrake's own solve is the oracle, with the law written out."""
+    parameters = {"quadrature_degree": 1}
+    u, exact, v = Function(V), Function(V), TestFunction(V)
+    x, _ = SpatialCoordinate(V.mesh())
+    net, bc = mlp(), DirichletBC(V, 0, "on_boundary")
+
+    def residual(u, k):
+        return k * inner(grad(u), grad(v)) * dx - exp(4 * x) * v * dx - v * dx(degree=3)
+
+    kappa = femnn.NeuralCoefficient(net, u, degree=1)
+    options = {"form_compiler_parameters": parameters, "solver_parameters": LU}
+    femnn.solve(residual(u, kappa) == 0, u, bc, **options)
+    solve(residual(exact, femnn.to_ufl(net, exact)[0]) == 0, exact, bc, **options)
+    assert np.allclose(u.dat.data_ro, exact.dat.data_ro, rtol=1e-9, atol=1e-13)
+    found = femnn.assemble(exp(4 * x) * kappa * dx, form_compiler_parameters=parameters)
+    law = femnn.to_ufl(net, u)[0]
+    expected = assemble(exp(4 * x) * law * dx, form_compiler_parameters=parameters)
+    assert found == pytest.approx(expected, rel=1e-12)
+    other = femnn.NeuralCoefficient(net, u, degree=4)
+    with pytest.raises(ValueError, match=r"quadrature degree 1.*has degree 4.*degree=1"):
+        femnn.solve(residual(u, other) == 0, u, bc, **options)
