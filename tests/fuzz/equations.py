@@ -185,18 +185,13 @@ TERMS = {
         GRADIENTS,
         operands=(("normsq",), ("uu",), ("uu", "x0"), ("gradu",)),
     ),
-    "rate": Term(
-        "dx",
-        "0.3 * diff(K, q.z) * v * AT",
-        ("smooth", "broken", "constant"),
-        operands=(("z",), ("z", "m")),
-    ),
+    "rate": Term("dx", "0.3 * diff(K, q.z) * v * AT", ("smooth", "broken", "constant"),
+                 operands=(("z",), ("z", "m"))),
     "robin": Term("ds", "K * inner(u, v) * AT", positive=True),
     "inflow": Term("ds", "0.3 * K * v0 * AT"),
     "penalty": Term("dS", "SIDE(K) * jump(u) * jump(v) * AT", ("broken", "constant"), True),
-    "kink": Term(
-        "dS", "0.1 * SIDE(K) * jump(grad(u), n) * jump(grad(v), n) * AT", ("smooth", "pair"), True
-    ),
+    "kink": Term("dS", "0.1 * SIDE(K) * jump(grad(u), n) * jump(grad(v), n) * AT",
+                 ("smooth", "pair"), True),
     "element": Term("nodes", "K * inner(u, v) * dx", positive=True, explicit=True, nodes="D"),
     "field": Term("nodes", "-0.5 * K * v0 * dx", explicit=True, nodes="P"),
     "boundary": Term("nodes", "", ("smooth",), explicit=True, nodes="V"),
@@ -252,6 +247,4 @@ def components(operand: str, cell: str, space: str) -> int:
 def jumps(cell: str) -> str:
     """The penalty of jumps of spaces without continuity."""
     measures = FACETS[CELLS[cell].extruded]["dS"]
-    return "5 * jump(u) * jump(v) * " + (
-        "dS" if len(measures) == 1 else f"({' + '.join(measures)})"
-    )
+    return "5 * jump(u) * jump(v) * " + ("dS" if len(measures) == 1 else f"({' + '.join(measures)})")

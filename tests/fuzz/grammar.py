@@ -182,7 +182,9 @@ def _draw_net(rng: Random, name: str, inputs: int, outputs: int) -> Net:
     return Net((inputs, *hidden, ends), rng.choice(ACTIVATIONS), output, kind)
 
 
-def _draw_boundary(rng: Random, cell: str, space: str, laws: tuple[Law, ...]) -> tuple[str, str]:
+def _draw_boundary(
+    rng: Random, cell: str, space: str, laws: tuple[Law, ...]
+) -> tuple[str, str]:
     if any(law.term == "boundary" for law in laws):
         return "law", "1"
     kinds = BASES[space].boundary

@@ -22,9 +22,7 @@ ACTIONS = {
     "here": "case.here_again()",
     "away": "case.away(0.2)",
 }
-IMPORTS = (
-    "import gc\nimport tempfile\nfrom copy import deepcopy\nfrom types import SimpleNamespace\n"
-)
+IMPORTS = "import gc\nimport tempfile\nfrom copy import deepcopy\nfrom types import SimpleNamespace\n"
 
 
 def alone(p: Problem) -> str:
@@ -123,9 +121,7 @@ def run(q, solve, measure_goal):
 
 def _term(i: int, law: Law) -> str:
     text = TERMS[law.term].text
-    return (
-        text.replace("SIDE(K)", f"side(k[{i}])").replace("K", f"k[{i}]").replace("AT", f"at[{i}]")
-    )
+    return text.replace("SIDE(K)", f"side(k[{i}])").replace("K", f"k[{i}]").replace("AT", f"at[{i}]")
 
 
 def _goal(p: Problem) -> str:
@@ -258,15 +254,12 @@ def oracle():
 
 
 def _actions(p: Problem) -> str:
-    pairs = [
-        f'    "{name}": (mine.{name}, other.{name}),' for name in "f m c b g start u un".split()
-    ]
+    pairs = [f'    "{name}": (mine.{name}, other.{name}),' for name in "f m c b g start u un".split()]
     pairs += [f'    "w{i}": (weights[{i}], w[{i}]),' for i in range(len(p.nets))]
     pairs += [f'    "h{i}": (Hidden(nets[{i}]), hidden[{i}]),' for i in range(len(p.nets))]
     checked = [i for i, law in enumerate(p.laws) if TERMS[law.term].in_goal]
     lines = [f"# {a}\n{ACTIONS.get(a) or MOVES[a]}" for a in p.actions]
-    return (
-        f"""
+    return f"""
 def shared_file(comm):
     return comm.bcast(tempfile.mkstemp(suffix=".safetensors")[1])
 
@@ -283,7 +276,4 @@ pairs = {{
 {chr(10).join(pairs)}
 }}
 case = Case(pairs, {list(p.controls)}, lambda: run(mine, solve, measure_goal), oracle, {p.numbers})
-""".strip()
-        + "\n"
-        + "\n".join(lines)
-    )
+""".strip() + "\n" + "\n".join(lines)

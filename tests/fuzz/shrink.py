@@ -86,4 +86,6 @@ def _without_law(p: Problem, i: int) -> Problem:
     laws = tuple(replace(law, net=kept.index(law.net)) for law in laws)
     bc = "none" if p.laws[i].term == "boundary" else p.bc
     mass = p.mass or bc == "none"
-    return replace(p, laws=laws, nets=nets, controls=tuple(controls or ["w0"]), bc=bc, mass=mass)
+    return replace(
+        p, laws=laws, nets=nets, controls=tuple(controls or ["w0"]), bc=bc, mass=mass
+    )
