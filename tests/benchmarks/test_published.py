@@ -79,7 +79,11 @@ def nonlinear_steps():
     settings = advection_diffusion.SETTINGS["reduced"]
     problem = advection_diffusion.Problem(settings)
     problem.parameters |= {"snes_rtol": 1e-12, "snes_atol": 1e-13}
-    return problem.mesh, problem.model, advection_diffusion.networks(settings.seed, settings.hidden)[0]
+    return (
+        problem.mesh,
+        problem.model,
+        advection_diffusion.networks(settings.seed, settings.hidden)[0],
+    )
 
 
 def sensors():
