@@ -25,6 +25,7 @@ class VectorControl(OverloadedType):
     assign: Callable[[Any], Any]
     name: str
     comm: MPI.Comm
+    has_changed: bool = False  # since the tape took it, without being recorded
 
     def _ad_init_zero(self, dual: bool = False) -> Any:
         return self.like(np.zeros(len(self.vector)))
