@@ -39,7 +39,7 @@ class Heat:
         tape = get_working_tape()
         tape.clear_tape()
         if schedule is not None:
-            femnn.enable_checkpointing(schedule)
+            tape = femnn.enable_checkpointing(schedule)
         continue_annotation()
         mesh = UnitIntervalMesh(cells)
         V = FunctionSpace(mesh, "CG", 1)

@@ -22,7 +22,8 @@ from .networks.symmetry import Even as Even
 from .networks.symmetry import Odd as Odd
 from .networks.symmetry import SPDTensor as SPDTensor
 from .networks.symmetry import SymmetricTensor as SymmetricTensor
-from .tape.replay import enable_checkpointing as enable_checkpointing
+from .points.places import QuadratureSpace as QuadratureSpace
+from .tape.scheduled import enable_checkpointing as enable_checkpointing
 from .tape.weights import Weights as Weights
 from .time.adaptive import AdaptiveSteps as AdaptiveSteps
 from .time.comparison import ImplicitStep as ImplicitStep
@@ -32,8 +33,8 @@ from .time.runge_kutta import RungeKutta as RungeKutta
 from .time.splitting import LieSplitting as LieSplitting
 from .time.splitting import StrangSplitting as StrangSplitting
 from .time.stepper import TimeStepper as TimeStepper
-from .training.fit import FitResult as FitResult
 from .training.fit import fit as fit
+from .training.result import FitResult as FitResult
 from .variational.problem import NeuralVariationalProblem as NeuralVariationalProblem
 from .variational.solve import solve as solve
 from .variational.solver import NeuralVariationalSolver as NeuralVariationalSolver

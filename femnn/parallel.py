@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -50,6 +51,15 @@ def any_rank(comm: MPI.Comm | None, flag: bool) -> bool:
     return bool(comm.allreduce(bool(flag), op=MPI.LOR))
 
 
+def any_rank_each(comm: MPI.Comm | None, flags: Sequence[bool]) -> list[bool]:
+    """Whether each flag is true on at least one rank; without ``comm``, on this.  Collective."""
+    if comm is None or comm.size == 1 or not flags:
+        return list(flags)
+    result = np.array(flags, dtype=bool)
+    comm.Allreduce(MPI.IN_PLACE, result, op=MPI.LOR)
+    return result.tolist()
+
+
 def raise_on_all_ranks(comm: MPI.Comm | None, failure: Exception | None, elsewhere: str) -> None:
     """Raise a rank's ``failure``, and on ranks without one an error that says ``elsewhere``.
 
@@ -64,6 +74,17 @@ def raise_network_error(comm: MPI.Comm, failure: Exception | None) -> None:
     raise_on_all_ranks(
         comm, failure, "a network raised an error on another rank: see that rank's message."
     )
+
+
+def on_all_ranks(comm: MPI.Comm, function: Callable[..., T], *args: Any) -> T:
+    """Call what runs a network on each rank; its error on one is one on all.  Collective."""
+    result, failure = None, None
+    try:
+        result = function(*args)
+    except Exception as error:
+        failure = error
+    raise_network_error(comm, failure)
+    return cast(T, result)
 
 
 def same_on_ranks(comm: MPI.Comm, data: bytes) -> bool:

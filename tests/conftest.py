@@ -1,12 +1,72 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests, and what is said of failures and of tests that are cut off."""
 
+import faulthandler
 import gc
 import os
+import signal
 import sys
+import time
 
 import pytest
 
 _exit_status = 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    """Where the run is ended from outside, every process says where it stands."""
+    if not hasattr(config, "workerinput"):  # with -n, reports come together in one process
+        config.pluginmanager.register(_Watch(config))
+    # Not Python's handler alone, which waits where MPI does. Output is not captured yet.
+    stream = os.fdopen(os.dup(sys.__stderr__.fileno()), "w")
+    faulthandler.register(signal.SIGTERM, stream, all_threads=False, chain=True)
+    config.add_cleanup(stream.close)
+    config.add_cleanup(lambda: faulthandler.unregister(signal.SIGTERM))
+
+
+class _Watch:
+    """Prints failures when they happen, and which tests run when the process is to end."""
+
+    def __init__(self, config):
+        self._config = config
+        self._terminal = config.pluginmanager.get_plugin("terminalreporter")
+        self._started = {}
+        signal.signal(signal.SIGTERM, self._end)
+
+    def pytest_runtest_logstart(self, nodeid):
+        self._started[nodeid] = time.monotonic()
+
+    def pytest_runtest_logfinish(self, nodeid):
+        self._started.pop(nodeid, None)
+
+    def pytest_runtest_logreport(self, report):
+        self._print(report)
+
+    def pytest_collectreport(self, report):
+        self._print(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self):
+        self._config.option.tbstyle = "no"  # not once more at the end
+
+    def _print(self, report):
+        if not report.failed:
+            return
+        self._terminal.ensure_newline()
+        self._terminal.write_sep("_", f"{report.when}: {report.nodeid}", red=True)
+        for text in (report.longreprtext, report.capstdout, report.capstderr, report.caplog):
+            if text:
+                self._terminal.write_line(text)
+        self._terminal.flush()
+
+    def _end(self, *_):
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            self._terminal.ensure_newline()
+            for nodeid, start in self._started.items():
+                self._terminal.write_line(f"running for {time.monotonic() - start:.0f} s: {nodeid}")
+            self._terminal.flush()
+        pytest.exit("ended by SIGTERM", returncode=pytest.ExitCode.INTERRUPTED)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import firedrake as fd
@@ -13,7 +14,7 @@ from ufl.algorithms.apply_restrictions import apply_restrictions
 from ufl.algorithms.map_integrands import map_integrand_dags
 from ufl.corealg.multifunction import MultiFunction
 
-from femnn.fields.derivatives import entry_derivative, expression_derivative
+from femnn.fields.derivatives import derivative, entry_derivative
 
 
 @dataclass(frozen=True)
@@ -43,56 +44,60 @@ class Implicit:
         slope = self.slope("+") if self.between_cells else self.slope
         flat = ufl.dot(slope, direction_of_operands)
         shape = self.value.ufl_shape
-        if len(shape) < 2:
-            return flat
-        columns = np.arange(int(np.prod(shape))).reshape(shape)
-        return ufl.as_tensor(_nested(columns, flat))
-
-
-def _nested(columns: np.ndarray, flat: Any) -> Any:
-    if columns.ndim == 0:
-        return flat[int(columns)]
-    return [_nested(c, flat) for c in columns]
+        return flat if len(shape) < 2 else _reshaped(flat, shape)
 
 
 def total_derivative(
-    form: ufl.Form, u: fd.Function, direction: Any, implicit: Sequence[Implicit]
+    form: ufl.Form, of: Any, change: Any, implicit: Sequence[Implicit]
 ) -> ufl.Form:
-    """D form / du in a direction, with the networks' values seen as functions of ``u``.
+    """The derivative of a form in a direction, with the networks' values seen as functions.
 
     The UFL chain rule: the partial derivative, and for each network dF/dq applied to
     (dN/d operands)(d operands / du), all in one form.
+
+    Parameters
+    ----------
+    form
+        The form.
+    of
+        The Function or Constant that changes.
+    change
+        Its change; see :func:`femnn.fields.derivatives.derivative`.
+    implicit
+        The networks in the form.
     """
-    derivative = fd.derivative(form, u, direction)
-    for network in implicit:
-        change = expression_derivative(network.operands, u, direction)
-        derivative = derivative + _along(form, network, change)
-    return derivative
+    return _by_chain_rule(form, lambda f: derivative(f, of, change), implicit)
 
 
 def constant_derivative(
     form: ufl.Form, constant: fd.Constant, index: tuple[int, ...], implicit: Sequence[Implicit]
 ) -> ufl.Form:
     """D form / d (one entry of a Constant), with the networks seen as functions of it."""
-    derivative = entry_derivative(form, constant, index)
+    return _by_chain_rule(form, partial(entry_derivative, constant=constant, index=index), implicit)
+
+
+def _by_chain_rule(
+    form: ufl.Form, change_of: Callable[[Any], Any], implicit: Sequence[Implicit]
+) -> ufl.Form:
+    total = change_of(form)
     for network in implicit:
-        change = entry_derivative(network.operands, constant, index)
-        derivative = derivative + _along(form, network, change)
-    return derivative
+        change = change_of(network.operands)
+        if not isinstance(change, ufl.constantvalue.Zero):
+            total = total + _through(form, network, change)
+    return total
 
 
-def _along(form: ufl.Form, network: Implicit, change: Any) -> ufl.Form:
-    if isinstance(change, ufl.constantvalue.Zero):
-        return ufl.Form([])
+def _through(form: ufl.Form, network: Implicit, change: Any) -> ufl.Form:
+    """The form's derivative through a network whose operands change."""
     variation = network.variation(change)
     if not network.between_cells:
         return fd.derivative(form, network.value, variation)
     # The variation is of a facet and holds both sides: it takes the place of a restricted field.
     stand_in = fd.Function(network.value.function_space())
-    derivative = ufl.algorithms.expand_derivatives(fd.derivative(form, network.value, stand_in))
-    if not isinstance(derivative, ufl.Form):
+    along = ufl.algorithms.expand_derivatives(fd.derivative(form, network.value, stand_in))
+    if not isinstance(along, ufl.Form):
         return ufl.Form([])
-    return map_integrand_dags(_OnFacets(stand_in, variation), apply_restrictions(derivative))
+    return map_integrand_dags(_OnFacets(stand_in, variation), apply_restrictions(along))
 
 
 class _OnFacets(MultiFunction):
@@ -107,3 +112,11 @@ class _OnFacets(MultiFunction):
     def restricted(self, o: Any) -> Any:
         """Exchange the field on either side; its values are the facet's."""
         return self._expression if o.ufl_operands[0] is self._field else o
+
+
+def _reshaped(flat: Any, shape: tuple[int, ...]) -> Any:
+    """A UFL vector's components as a tensor of this shape, row by row."""
+    components = np.empty(shape, dtype=object)
+    for k, index in enumerate(np.ndindex(shape)):
+        components[index] = flat[k]
+    return ufl.as_tensor(components.tolist())

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 import ufl
-from pyadjoint.tape import get_working_tape, no_annotations
+from pyadjoint.tape import no_annotations
 from torch import nn
 from ufl.algorithms import extract_coefficients
-from ufl.domain import extract_domains
+from ufl.classes import Variable
 
-from femnn.coefficient.block import EvaluationBlock
-from femnn.evaluation.evaluator import PointEvaluator, total_inputs
+from femnn.coefficient.arguments import checked_operands, n_components, points_of, space_of
+from femnn.coefficient.computed import ComputedFunction
+from femnn.coefficient.rules import differentiate_through, gradient, holds
+from femnn.evaluation.evaluator import PointEvaluator
 from femnn.fields.copies import CoordinateState, dependencies_of, version
-from femnn.fields.derivatives import flatten
-from femnn.networks.mlp import Gradient
-from femnn.parallel import all_ranks, range_over_ranks
+from femnn.networks.mlp import Gradient, Jacobian
+from femnn.parallel import all_ranks, on_all_ranks, range_over_ranks
+from femnn.points.block import EvaluationBlock
 from femnn.points.map import PointMap
+from femnn.points.operands import flatten, mesh_of
 from femnn.points.pointset import PointSet
-from femnn.points.rules import asked_degree, default_degree
+from femnn.points.rules import asked_degree
 from femnn.tape.weights import Weights
 
 
-class NeuralCoefficient(fd.Function):
+class NeuralCoefficient(ComputedFunction):
     """A coefficient whose values are ``net(operands)`` at quadrature points (or nodes).
 
     Use it in a form as any other coefficient, and solve and assemble such forms with
@@ -76,7 +80,7 @@ class NeuralCoefficient(fd.Function):
         All their components as one UFL vector.
     degree : int or None
         The quadrature degree; ``None`` at nodes.
-    at : PointSet
+    points : PointSet
         The points.
 
     Raises
@@ -94,6 +98,12 @@ class NeuralCoefficient(fd.Function):
     Firedrake's own variational solvers would take the values as they are: a law of the
     unknown needs femnn's.
 
+    Between quadrature points there are no values: Firedrake's ``interpolate``, ``VTKFile`` and
+    ``PointEvaluator`` refuse such a coefficient, and so does its ``assemble`` for ``grad(kappa)``,
+    which :func:`femnn.assemble` and the solvers take by the chain rule.  Evaluate the network at
+    the nodes of a space V for a field, ``NeuralCoefficient(net, *operands, space=V).update()``,
+    or ``project(kappa.update(), V)``.
+
     References
     ----------
     S. K. Mitusch, S. W. Funke, M. Kuchta: Hybrid FEM-NN models, J. Comput. Phys. 446 (2021).
@@ -104,10 +114,6 @@ class NeuralCoefficient(fd.Function):
     >>> F = kappa * inner(grad(u), grad(v)) * dx - f * v * dx
     >>> femnn.solve(F == 0, u, bcs=bcs)
     """
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> NeuralCoefficient:
-        """Pass over Firedrake's, which looks for a dual space in the first argument."""
-        return object.__new__(cls)
 
     @no_annotations
     def __init__(
@@ -122,40 +128,74 @@ class NeuralCoefficient(fd.Function):
         chunk_size: int | None = None,
         name: str | None = None,
     ):
-        operands = _checked_operands(operands)
-        mesh = mesh or (_mesh_of(operands) if space is None else space.mesh())
-        at = _points_of(mesh, operands, degree, measure, space)
-        n_inputs = total_inputs([op.ufl_shape for op in operands])
-        evaluator = PointEvaluator(net, n_inputs, chunk_size)
-        self.__dict__.update(
-            net=net,
-            operands=operands,
-            inputs=at.on_sides(flatten(operands)),
-            at=at,
-            degree=at.degree,
-            measure=measure,
-            has_default_degree=degree is None and asked_degree(measure) is None,
-            evaluator=evaluator,
-            weights=Weights.of(net, mesh.comm),
-            _moved=CoordinateState(mesh),
-            _state=None,
-            _recorded=None,
-        )
-        shape = shape if space is None else space.value_shape
-        shape = _value_shape(shape, evaluator.n_outputs, type(net).__name__)
-        super().__init__(
-            at.space(shape) if space is None else space,
-            name=name or f"N[{type(net).__name__}]",
-            block_class=EvaluationBlock,
-            _ad_floating_active=True,
-            _ad_args=[self],
-        )
+        operands = checked_operands(operands)
+        mesh = mesh or (mesh_of(operands) if space is None else space.mesh())
+        points = points_of(mesh, operands, degree, measure, space)
+        evaluator = PointEvaluator(net, n_components(operands), chunk_size)
+        space = space_of(points, evaluator.n_outputs, type(net).__name__, shape, space)
+        self.measure = measure
+        self.has_default_degree = degree is None and asked_degree(measure) is None
+        self._set_up(evaluator, operands, points, space, name or f"N[{type(net).__name__}]")
 
-    @property
-    def dat(self) -> Any:
-        """The values' data; an error where weights or operands have changed since."""
-        self._check_present()
-        return self.topological.dat
+    def _set_up(
+        self,
+        evaluator: PointEvaluator,
+        operands: tuple[Any, ...],
+        points: PointSet,
+        space: Any,
+        name: str,
+    ) -> None:
+        self.evaluator, self.net = evaluator, evaluator.net
+        self.operands, self.inputs = operands, points.accept(flatten(operands))
+        self.points, self.degree = points, points.degree
+        self.weights = Weights.of(self.net, points.mesh.comm)
+        self._moved = CoordinateState(points.mesh)
+        self._state: tuple | None = None
+        super().__init__(space, name, self._evaluation)
+
+    def _like(self, evaluator: PointEvaluator, operands: tuple[Any, ...]) -> NeuralCoefficient:
+        """The same in all else."""
+        new = NeuralCoefficient.__new__(NeuralCoefficient)
+        new.measure, new.has_default_degree = self.measure, self.has_default_degree
+        new._set_up(evaluator, operands, self.points, self.function_space(), self.name())
+        return new
+
+    @no_annotations
+    def with_operands(self, *operands: Any) -> NeuralCoefficient:
+        """The same law of other operands.
+
+        Parameters
+        ----------
+        *operands
+            UFL expressions with as many components together as the present ones.
+
+        Returns
+        -------
+        NeuralCoefficient
+            With the same network and weights, at the same points, of the same shape and name.
+
+        Raises
+        ------
+        NotImplementedError, TypeError
+            If an operand is not one; see the class.
+        ValueError
+            If the number of components differs, or an operand has no single value at the points.
+        """
+        operands = checked_operands(operands)
+        given, wanted = n_components(operands), self.evaluator.n_inputs
+        if given != wanted:
+            raise ValueError(
+                f"{self.name()}.with_operands() got operands of {given} components together, "
+                f"wanted {wanted}: as many as {self.name()} has."
+            )
+        return self._like(self.evaluator, operands)
+
+    @no_annotations
+    def __deepcopy__(self, memo: dict) -> NeuralCoefficient:
+        """The same law of the same operands, with a copy of the network, and so its own weights."""
+        known = self.evaluator
+        net = deepcopy(self.net, memo)
+        return self._like(PointEvaluator(net, known.n_inputs, known.chunk_size), self.operands)
 
     def _check_present(self) -> None:
         if self._state != self._present_state():
@@ -164,6 +204,11 @@ class NeuralCoefficient(fd.Function):
                 "changed since it was evaluated. Use femnn.assemble and femnn.solve for forms "
                 "with neural coefficients, or call update() on the coefficient first."
             )
+
+    @property
+    def values_between(self) -> bool:
+        """Whether the values are those of nodes, between which the space interpolates."""
+        return self.degree is None
 
     @property
     def mesh(self) -> Any:
@@ -175,14 +220,10 @@ class NeuralCoefficient(fd.Function):
         """The Functions and Constants in the operands."""
         return dependencies_of(self.inputs)
 
-    def depends_on(self, u: fd.Function) -> bool:
-        """Whether ``u`` stands in an operand."""
-        return u in self.dependencies
-
     @cached_property
     def map(self) -> PointMap:
         """The network at its points, in private copies of what the operands hold."""
-        return PointMap(self.evaluator, self.inputs, self.at)
+        return PointMap(self.evaluator, self.inputs, self.points)
 
     @no_annotations
     def update(self) -> NeuralCoefficient:
@@ -190,21 +231,39 @@ class NeuralCoefficient(fd.Function):
 
         Does nothing where neither has changed.  :func:`femnn.assemble` and the solvers call
         it; call it before this coefficient is used elsewhere, as in ``project(kappa, V)``.
+
+        Returns
+        -------
+        NeuralCoefficient
+            This one.
+
+        Raises
+        ------
+        RuntimeError
+            If the weights differ between ranks, or a network raises an error on another rank.
+        ValueError
+            If the weights are not finite.
         """
         self.weights.check_ranks(self.mesh.comm)
-        state = self._present_state()
+        state = on_all_ranks(self.mesh.comm, self._present_state)
         if not all_ranks(self.mesh.comm, self._state == state):
             inputs = self.map.load()
             self.weights.check(self.weights.vector)
-            self.at.fill(self.topological, self.map.values(inputs))
-            self.__dict__["_state"] = state
+            self.points.fill(self.topological, self.map.values(inputs))
+            self._state = state
         return self
 
     @no_annotations
     def set_values(self, values: fd.Function) -> None:
-        """Take values that a solver has computed at the operands' present values."""
+        """Take values that a solver has computed at the present weights and operands.
+
+        Parameters
+        ----------
+        values
+            Function on the same space.
+        """
         self.topological.dat.data_wo[...] = values.dat.data_ro
-        self.__dict__["_state"] = self._present_state()
+        self._state = self._present_state()
 
     @no_annotations
     def visited(self) -> np.ndarray:
@@ -225,144 +284,64 @@ class NeuralCoefficient(fd.Function):
 
         The sum over the inputs of (d net / d input) grad(input).  The derivative of the
         network is another neural coefficient with the same weights, at the same points.
+
+        Returns
+        -------
+        ufl.core.expr.Expr
+            A vector.
+
+        Raises
+        ------
+        NotImplementedError
+            If the network has several outputs, or the points are on interior facets.
         """
-        if self.ufl_shape != ():
-            raise NotImplementedError(
-                f"{self.name()}.grad(): only for one output, this network has "
-                f"{self.evaluator.n_outputs}. Use one coefficient for each output."
-            )
-        if self.at.between_cells:
-            raise NotImplementedError(
-                f"{self.name()}.grad(): a coefficient on interior facets has no gradient in space."
-            )
-        slope = self.slope
-        terms = [slope[i] * ufl.grad(self.inputs[i]) for i in range(self.evaluator.n_inputs)]
-        return sum(terms[1:], terms[0])
+        return gradient(self)
+
+    def __ne__(self, other: Any) -> bool:
+        """Not a variable in the operands: ``ufl.diff`` of it alone would take it for a constant."""
+        return not (self == other or (isinstance(other, Variable) and holds(self, other)))
+
+    @cached_property
+    def slope(self) -> NeuralCoefficient:
+        """D net / d inputs; shape ``(n_inputs,)``, of several outputs ``(n_outputs, n_inputs)``."""
+        n, m = self.evaluator.n_inputs, self.evaluator.n_outputs
+        kind, shape = (Gradient, (n,)) if m == 1 else (Jacobian, (m, n))
+        new = NeuralCoefficient(
+            kind(self.net),
+            *self.operands,
+            degree=self.degree,
+            measure=self.measure,
+            shape=shape,
+            mesh=self.mesh,
+            chunk_size=self.evaluator.chunk_size,
+            name=f"d{self.name()}",
+        )
+        new.has_default_degree = self.has_default_degree
+        return new
 
     @property
-    def slope(self) -> NeuralCoefficient:
-        """D net / d inputs as a coefficient of shape ``(n_inputs,)`` with the same weights."""
-        if "_slope" not in self.__dict__:
-            self.__dict__["_slope"] = NeuralCoefficient(
-                Gradient(self.net),
-                *self.operands,
-                degree=self.degree,
-                measure=self.measure,
-                shape=(self.evaluator.n_inputs,),
-                mesh=self.mesh,
-                chunk_size=self.evaluator.chunk_size,
-                name=f"d{self.name()}",
-            )
-        return self.__dict__["_slope"]
+    def sources(self) -> list[Any]:
+        """What the values are computed from: the weights, and :attr:`dependencies`."""
+        return [self.weights, *self.dependencies]
 
-    def copy(self, deepcopy: bool = False) -> fd.Function:
-        """The present values as an ordinary Function on the Quadrature space."""
-        return fd.Function(self.function_space(), val=self.topological.copy(deepcopy=deepcopy))
-
-    @cached_property
-    def subfunctions(self) -> tuple[fd.Function, ...]:
-        """The values as ordinary Functions that share this coefficient's data."""
-        return fd.Function(self.function_space(), val=self.topological).subfunctions
-
-    @cached_property
-    def _components(self) -> tuple[fd.Function, ...]:
-        return fd.Function(self.function_space(), val=self.topological)._components
+    def _evaluation(self) -> EvaluationBlock:
+        """The tape's block of the present values."""
+        name = f"evaluate({self.name()})"
+        return EvaluationBlock(self.map, self.weights, [self.function_space()], name)
 
     def _present_state(self) -> tuple:
         return (
             self.weights.vector.tobytes(),
-            self.evaluator.state(),
+            self.evaluator.version(),
             self._moved(),
             *(version(d) for d in self.dependencies),
         )
 
-    def _ad_will_add_as_dependency(self) -> None:
-        """Record the evaluation on the tape, unless the tape has it already."""
-        self._check_present()
-        sources = [self.weights, *self.dependencies]
-        if not self._is_recorded([s.block_variable for s in sources]):
-            super()._ad_will_add_as_dependency()
-            place = len(get_working_tape().get_blocks()) - 1
-            present = [s.block_variable for s in sources]
-            self.__dict__["_recorded"] = (place, self.block, present)
 
-    def _is_recorded(self, present: list[Any]) -> bool:
-        """Whether the tape holds the evaluation of the same nodes."""
-        if self._recorded is None:
-            return False
-        place, block, nodes = self._recorded
-        blocks = get_working_tape().get_blocks()
-        return place < len(blocks) and blocks[place] is block and nodes == present
+differentiate_through(NeuralCoefficient)
 
 
 def neural_coefficients(form: Any) -> list[NeuralCoefficient]:
-    """The neural coefficients in a form or expression."""
+    """The neural coefficients in a form or expression, each once."""
     coefficients = form.coefficients() if isinstance(form, ufl.Form) else extract_coefficients(form)
     return [c for c in coefficients if isinstance(c, NeuralCoefficient)]
-
-
-def _points_of(
-    mesh: Any, operands: tuple[Any, ...], degree: int | None, measure: ufl.Measure, space: Any
-) -> PointSet:
-    if space is not None:
-        if degree is not None:
-            raise ValueError(
-                f"NeuralCoefficient got space={space} and degree={degree}: a network is evaluated "
-                "at a space's nodes or at quadrature points, give one of the two."
-            )
-        return PointSet.of_nodes(space)
-    asked = asked_degree(measure)
-    if None not in (degree, asked) and degree != asked:
-        raise ValueError(
-            f"NeuralCoefficient got degree={degree} and a measure of degree {asked}: give the "
-            "degree once."
-        )
-    degree = asked if degree is None else degree
-    degree = default_degree(mesh, operands) if degree is None else int(degree)
-    return PointSet.of_rule(mesh, degree, measure.integral_type())
-
-
-def _checked_operands(operands: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not operands:
-        raise ValueError(
-            "NeuralCoefficient got a network but no operands: give at least one UFL expression, "
-            "for example the unknown u or SpatialCoordinate(mesh)."
-        )
-    checked = []
-    for op in operands:
-        try:
-            op = ufl.as_ufl(op)
-        except ValueError as error:
-            raise TypeError(
-                f"operand {op!r} is a {type(op).__name__}: wanted a UFL expression such as a "
-                "Function, its gradient, SpatialCoordinate(mesh) or a Constant."
-            ) from error
-        nested = neural_coefficients(op)
-        if nested:
-            raise NotImplementedError(
-                f"the operand {op} contains the neural coefficient {nested[0].name()}: compose "
-                "the two networks in one torch module instead."
-            )
-        checked.append(op)
-    return tuple(checked)
-
-
-def _mesh_of(operands: tuple[Any, ...]) -> Any:
-    meshes = list(dict.fromkeys(m for op in operands for m in extract_domains(op)))
-    if len(meshes) != 1:
-        raise ValueError(
-            f"the operands {[str(op) for op in operands]} live on {len(meshes)} meshes: all must "
-            "live on one. If none of them has a mesh, give it as mesh=..."
-        )
-    return meshes[0].unique() if hasattr(meshes[0], "unique") else meshes[0]
-
-
-def _value_shape(shape: tuple[int, ...] | None, n_outputs: int, name: str) -> tuple[int, ...]:
-    if shape is None:
-        return () if n_outputs == 1 else (n_outputs,)
-    if int(np.prod(shape, dtype=int)) != n_outputs:
-        raise ValueError(
-            f"the network {name} has {n_outputs} outputs, shape={shape} wants "
-            f"{int(np.prod(shape, dtype=int))}: the two must agree."
-        )
-    return tuple(shape)

@@ -1,34 +1,48 @@
-"""Forms with neural coefficients: quadrature degrees, and derivatives by the chain rule."""
+"""Quadrature degrees of forms with neural coefficients."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ufl
 from tsfc.ufl_utils import compute_form_data
 from ufl.algorithms import extract_arguments, extract_coefficients
 
-from femnn.coefficient.coefficient import neural_coefficients
+from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.points.rules import asked_degree
 
 
-def with_degrees(form: Any) -> Any:
+def with_degrees(form: ufl.Form, parameters: Mapping | None = None) -> ufl.Form:
     """The form with each neural coefficient's quadrature degree in the integrals that hold it.
 
     Integrals that hold none keep the degree that they have without neural coefficients: where
     a form holds values at quadrature points, Firedrake would give that rule to all integrals
     without a degree, and so another one to derivatives in which these values do not stand.
 
+    Parameters
+    ----------
+    form
+        The form.
+    parameters
+        The form compiler's: their ``quadrature_degree`` is that of measures without one.
+
     Raises
     ------
     ValueError
         If a measure has another degree, or two coefficients in one integral differ.
     """
-    if isinstance(form, ufl.FormSum):
-        parts = [with_degrees(c) if isinstance(c, ufl.Form) else c for c in form.components()]
-        return ufl.FormSum(*zip(parts, form.weights(), strict=True))
+    asked = (parameters or {}).get("quadrature_degree")
+    if asked is not None:
+        form = ufl.Form([_with_asked(integral, asked) for integral in form.integrals()])
     at_points = any(_rule_degrees(c) for c in form.coefficients())
     return ufl.Form([_with_degree(integral, at_points) for integral in form.integrals()])
+
+
+def _with_asked(integral: ufl.Integral, degree: int) -> ufl.Integral:
+    if asked_degree(integral) is not None:
+        return integral
+    return integral.reconstruct(metadata={**integral.metadata(), "quadrature_degree": degree})
 
 
 def _with_degree(integral: ufl.Integral, at_points: bool) -> ufl.Integral:
@@ -36,36 +50,10 @@ def _with_degree(integral: ufl.Integral, at_points: bool) -> ufl.Integral:
     coefficients = [c for c in found if c.degree is not None]
     if not coefficients:
         return _with_own_degree(integral) if at_points else integral
-    first, place = coefficients[0], integral.integral_type()
-    for coefficient in coefficients:
-        if coefficient.at.integral_type != place:
-            raise ValueError(
-                f"{coefficient.name()} is evaluated at the points of {coefficient.measure} and "
-                f"stands in an integral of type {place!r}: make it with measure=dx, ds or dS, as "
-                "the integral is. One network can be in several coefficients."
-            )
-    for other in coefficients[1:]:
-        if other.degree != first.degree:
-            raise ValueError(
-                f"{first.name()} has quadrature degree {first.degree} and {other.name()} has "
-                f"{other.degree}, and both stand in one integral: give both the same degree=..."
-            )
-    _check_default_degree(first, integral)
-    metadata = dict(integral.metadata())
-    asked = asked_degree(integral)
-    if asked is not None and asked != first.degree:
-        raise ValueError(
-            f"the measure has quadrature degree {asked}, but {first.name()} in it has degree "
-            f"{first.degree}: write dx without a degree, or give the coefficient "
-            f"degree={asked}."
-        )
-    scheme = metadata.get("quadrature_rule", metadata.get("scheme", "default"))
-    if scheme != "default":
-        raise ValueError(
-            f"the measure has the quadrature scheme {scheme!r}, but {first.name()} in it is "
-            "evaluated at the points of the default scheme: write dx without a scheme."
-        )
-    metadata["quadrature_degree"] = first.degree
+    _check_place(coefficients, integral)
+    _check_degrees(coefficients, integral)
+    _check_scheme(coefficients[0], integral)
+    metadata = {**integral.metadata(), "quadrature_degree": coefficients[0].degree}
     return integral.reconstruct(metadata=metadata)
 
 
@@ -93,14 +81,57 @@ def _rule_degrees(function: Any) -> list[int]:
     return [e.embedded_superdegree for e in elements if "Quadrature" in e.family()]
 
 
-def _check_default_degree(coefficient: Any, integral: ufl.Integral) -> None:
+def _check_place(coefficients: Sequence[NeuralCoefficient], integral: ufl.Integral) -> None:
+    """Refuse coefficients whose points are not those of the integral's cells or facets."""
+    place = integral.integral_type()
+    for coefficient in coefficients:
+        if coefficient.points.integral_type != place:
+            raise ValueError(
+                f"{coefficient.name()} is evaluated at the points of {coefficient.measure} and "
+                f"stands in an integral of type {place!r}: make it with measure=dx, ds or dS, as "
+                "the integral is. One network can be in several coefficients."
+            )
+
+
+def _check_degrees(coefficients: Sequence[NeuralCoefficient], integral: ufl.Integral) -> None:
+    """Refuse degrees that differ, or that are too low for the integral."""
+    first, *others = coefficients
+    for other in others:
+        if other.degree != first.degree:
+            raise ValueError(
+                f"{first.name()} has quadrature degree {first.degree} and {other.name()} has "
+                f"{other.degree}, and both stand in one integral: give both the same degree=..."
+            )
+    _check_default(first, integral)
+    asked = asked_degree(integral)
+    if asked is not None and asked != first.degree:
+        raise ValueError(
+            f"the measure has quadrature degree {asked}, but {first.name()} in it has degree "
+            f"{first.degree}: write dx without a degree (and form_compiler_parameters without "
+            f"quadrature_degree), or give the coefficient degree={asked}."
+        )
+
+
+def _check_default(coefficient: NeuralCoefficient, integral: ufl.Integral) -> None:
     """Refuse a degree that was guessed before the test function was known, and is too low."""
     arguments = extract_arguments(integral.integrand())
     spaces = [space for a in arguments for space in a.function_space().subspaces]
     p = max((space.ufl_element().embedded_subdegree for space in spaces), default=0)
-    if coefficient.has_default_degree and coefficient.degree < 2 * p:
+    degree = coefficient.degree
+    if coefficient.has_default_degree and degree is not None and degree < 2 * p:
         raise ValueError(
-            f"{coefficient.name()} has the default quadrature degree {coefficient.degree}, found "
+            f"{coefficient.name()} has the default quadrature degree {degree}, found "
             f"from its operands alone, which is too low for test functions of degree {p}: give it "
             f"degree={2 * p + 2}."
+        )
+
+
+def _check_scheme(coefficient: NeuralCoefficient, integral: ufl.Integral) -> None:
+    """Refuse rules that are not Firedrake's default ones."""
+    metadata = integral.metadata()
+    scheme = metadata.get("quadrature_rule", metadata.get("scheme", "default"))
+    if scheme != "default":
+        raise ValueError(
+            f"the measure has the quadrature scheme {scheme!r}, but {coefficient.name()} in it is "
+            "evaluated at the points of the default scheme: write dx without a scheme."
         )

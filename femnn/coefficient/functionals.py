@@ -13,13 +13,13 @@ import ufl
 from pyadjoint import AdjFloat, Block
 from pyadjoint.tape import annotate_tape, get_working_tape, stop_annotating
 
-from femnn.coefficient.chain_rule import constant_derivative
 from femnn.coefficient.coefficient import neural_coefficients
-from femnn.coefficient.degrees import with_degrees
+from femnn.coefficient.forms import check_interpolated, prepared
 from femnn.fields.copies import Mirrors, dependencies_of
 from femnn.fields.cotangents import zero_cotangent
-from femnn.fields.directions import Direction, directional_derivative
+from femnn.fields.derivatives import Direction, along, constant_gradient, entry_derivative
 from femnn.fields.kept import KeptForms
+from femnn.tape.nodes import add_dependencies
 
 
 def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
@@ -34,20 +34,26 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
     Parameters
     ----------
     form
-        A form; arguments and keywords as for :func:`firedrake.assemble`.
+        A form.
+    *args, **kwargs
+        As for :func:`firedrake.assemble`.
 
     Returns
     -------
     float, Cofunction, Function or Matrix
-        As Firedrake's.
+        As Firedrake's; a number is the same on all ranks.
 
     Raises
     ------
+    NotImplementedError
+        If a coefficient stands under a derivative in space that it does not have.
     ValueError
         If a measure's degree differs from a coefficient's.
     """
+    if isinstance(form, ufl.Interpolate):
+        check_interpolated(form)
     if isinstance(form, (ufl.Form, ufl.FormSum)):
-        form = with_degrees(form)
+        form = prepared(form, kwargs.get("form_compiler_parameters"))
         for coefficient in neural_coefficients(form):
             coefficient.update()
         if _is_plain_functional(form) and not args and not set(kwargs) - {"annotate"}:
@@ -112,11 +118,12 @@ class KeptFunctional:
         moving = self._set(dots)
         copy = self.mirrors.copies[source]
         if isinstance(copy, fd.Constant):
-            gradient = np.zeros(copy.ufl_shape)
-            for index in np.ndindex(copy.ufl_shape):
-                form = partial(constant_derivative, self.form, copy, index, [])
-                gradient[index] = self._number((source, index), moving, form)
-            return gradient
+            return constant_gradient(
+                copy,
+                lambda index: self._number(
+                    (source, index), moving, partial(entry_derivative, self.form, copy, index)
+                ),
+            )
         cotangent = zero_cotangent(copy.function_space())
         assemble = self._kept(source, moving, partial(fd.derivative, self.form, copy))
         return cotangent if assemble is None else assemble(tensor=cotangent)
@@ -129,7 +136,7 @@ class KeptFunctional:
         """The assembler of a form, or of its change in a direction."""
 
         def form() -> ufl.Form:
-            return directional_derivative(make_form(), moving) if moving else make_form()
+            return along(make_form(), moving) if moving else make_form()
 
         return self._assembler((key, *map(id, moving)), form)
 
@@ -152,8 +159,7 @@ class FunctionalBlock(Block):
     def __init__(self, kept: KeptFunctional, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
         self.kept = kept
-        for dependency in kept.dependencies:
-            self.add_dependency(dependency)
+        add_dependencies(self, kept.dependencies)
 
     def __str__(self) -> str:
         return "assemble(functional)"

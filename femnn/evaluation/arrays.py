@@ -20,8 +20,8 @@ def evaluate(net: nn.Module, *inputs: ArrayLike) -> np.ndarray:
         A module that maps ``(points, inputs)`` to ``(points, outputs)``, each point on its own,
         on any device and in any floating dtype.
     *inputs
-        One array (or number) for each of the network's inputs, in its units; rank-local, as the
-        rank that calls has them.
+        One array (or number) for each of the network's inputs, in its units, of shapes that
+        broadcast; rank-local, as the rank that calls has them.
 
     Returns
     -------

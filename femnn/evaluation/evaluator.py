@@ -8,16 +8,17 @@ with the number of points.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from femnn.evaluation.derivatives import along_directions, input_derivatives
 from femnn.evaluation.parameters import ParameterVector
+from femnn.evaluation.probe import Probe, check_module, to_numpy
+from femnn.evaluation.threads import threads_for, torch_threads
 
 # Two to three times faster than one batch for networks of usual width (see benchmarks/).
 DEFAULT_CHUNK = 4096
@@ -75,16 +76,13 @@ class PointEvaluator:
     TypeError
         If ``net`` is not a torch module.
     ValueError
-        If the module does not take ``n_inputs``, does not return ``(points, outputs)``,
-        or treats points differently when they come together.
+        If the module has no values yet, does not take ``n_inputs``, does not return real numbers
+        of shape ``(points, outputs)``, gives other values at each call, or treats points
+        differently when they come together.
     """
 
     def __init__(self, net: nn.Module, n_inputs: int, chunk_size: int | None = None):
-        if not isinstance(net, nn.Module):
-            raise TypeError(
-                f"a network must be a torch.nn.Module, not {type(net).__name__}: wrap a "
-                "function in a module."
-            )
+        check_module(net)
         self.net = net
         self.n_inputs = n_inputs
         self.chunk_size = DEFAULT_CHUNK if chunk_size is None else int(chunk_size)
@@ -92,27 +90,35 @@ class PointEvaluator:
             raise ValueError(f"chunk_size={chunk_size}: wanted a positive number of points.")
         self.parameters = ParameterVector(net.parameters())
         self.sweeps = {"value": 0, "derivative": 0, "vjp": 0, "variation": 0}
-        self._by_mode = [m for m in net.modules() if isinstance(m, (_DropoutNd, _NormBase))]
-        self.n_outputs = self._probe()
+        self.threads = threads_for(sum(p.numel() for p in net.parameters()))
+        self._probe = Probe(net, n_inputs, self.parameters)
+        self.n_outputs = self._probe.n_outputs
 
-    def state(self) -> tuple:
-        """Changes whenever what is not a weight (buffers, frozen parameters) has changed."""
-        mine = {id(p) for p in self.parameters.tensors}
-        rest = [t for t in (*self.net.parameters(), *self.net.buffers()) if id(t) not in mine]
-        if any(t.requires_grad for t in rest):
-            raise ValueError(
-                f"parameters of the network {type(self.net).__name__} were made trainable after "
-                "its coefficient was made: make the coefficient anew, so that its weights hold "
-                "them."
-            )
-        return tuple((id(t), t._version) for t in rest)
+    def version(self) -> int:
+        """A number that grows when the module gives other values at the same weights.
 
-    def _check_mode(self) -> None:
-        if any(m.training for m in self._by_mode):
-            raise ValueError(
-                f"the network {type(self.net).__name__} has dropout or batch normalisation in "
-                "training mode, so its values change from call to call: call net.eval()."
-            )
+        Seen at points of the last sweep, whatever the reason: buffers, frozen parameters, Python
+        attributes.
+
+        Raises
+        ------
+        ValueError
+            If parameters were frozen or made trainable, or a layer was put into training mode.
+        """
+        return self._probe.version()
+
+    @contextmanager
+    def _sweep(
+        self, kind: str, weights: np.ndarray | None, trainable: bool, graph: bool = True
+    ) -> Iterator[list[Tensor]]:
+        """One pass of all points, at these weights."""
+        self.sweeps[kind] += 1
+        with (
+            torch_threads(self.threads),
+            self.parameters.loaded(weights, trainable) as tensors,
+            torch.set_grad_enabled(graph),
+        ):
+            yield tensors
 
     def value(self, x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Values of the module.
@@ -129,12 +135,12 @@ class PointEvaluator:
         numpy.ndarray
             Shape ``(n_points, n_outputs)``, float64; rank-local.
         """
-        self.sweeps["value"] += 1
+        self._probe.check_mode()
         values = np.empty((len(x), self.n_outputs))
-        self._check_mode()
-        with self.parameters.loaded(weights, trainable=False), torch.no_grad():
+        with self._sweep("value", weights, trainable=False, graph=False):
             for rows, points in self._chunks(x):
-                values[rows] = _to_numpy(self.net(points))
+                values[rows] = to_numpy(self.net(points))
+        self._probe.note(x, weights, values)
         return values
 
     def value_and_derivative(
@@ -154,17 +160,17 @@ class PointEvaluator:
         derivative : numpy.ndarray
             Shape ``(n_points, n_outputs, n_inputs)``.
         """
-        self.sweeps["derivative"] += 1
+        self._probe.check_mode()
         values = np.empty((len(x), self.n_outputs))
         derivative = np.empty((len(x), self.n_outputs, self.n_inputs))
-        self._check_mode()
-        with self.parameters.loaded(weights, trainable=False), torch.enable_grad():
+        with self._sweep("derivative", weights, trainable=False):
             for rows, points in self._chunks(x):
                 points.requires_grad_(True)
                 outputs = self.net(points)
-                values[rows] = _to_numpy(outputs)
+                values[rows] = to_numpy(outputs)
                 for j, slope in enumerate(input_derivatives(outputs, points)):
-                    derivative[rows, j] = _to_numpy(slope)
+                    derivative[rows, j] = to_numpy(slope)
+        self._probe.note(x, weights, values)
         return values, derivative
 
     def weight_vjp(
@@ -199,22 +205,21 @@ class PointEvaluator:
         weights : numpy.ndarray
             Sum over this rank's points, shape ``(n_weights,)``, float64.
         """
-        self.sweeps["vjp"] += 1
         total = self.parameters.zero_gradient()
         inputs = np.zeros((len(x), self.n_inputs))
-        with self.parameters.loaded(weights, trainable=of_weights) as tensors, torch.enable_grad():
+        with self._sweep("vjp", weights, trainable=of_weights) as tensors:
             wanted = tensors if of_weights else []
             for rows, points in self._chunks(x):
                 places = [*wanted, points.requires_grad_(True)] if of_inputs else wanted
                 outputs = self.net(points)
                 if not (places and outputs.requires_grad):
                     break
-                seed = self._to_torch(cotangent[rows])
+                seed = self.parameters.to_torch(cotangent[rows])
                 grads = torch.autograd.grad(outputs, places, seed, allow_unused=True)
                 if of_weights:
                     _accumulate(total, grads[: len(tensors)])
                 if of_inputs and grads[-1] is not None:
-                    inputs[rows] = _to_numpy(grads[-1])
+                    inputs[rows] = to_numpy(grads[-1])
         return inputs, self.parameters.flatten(total)
 
     def variation(
@@ -245,24 +250,23 @@ class PointEvaluator:
             Where given, shape ``(n_points, n_outputs)``, the changes of :meth:`vjp` for this
             cotangent are found too.
         """
-        self.sweeps["variation"] += 1
         values = np.empty((len(x), self.n_outputs))
         slope = np.empty((len(x), self.n_outputs, self.n_inputs)) if of_slope else None
         total = self.parameters.zero_gradient()
         inputs = np.zeros((len(x), self.n_inputs))
-        with self.parameters.loaded(weights, trainable=True) as tensors, torch.enable_grad():
+        with self._sweep("variation", weights, trainable=True) as tensors:
             for rows, points, change in self._changes(x, x_dot, weights_dot, tensors):
-                values[rows] = _to_numpy(change)
+                values[rows] = to_numpy(change)
                 if slope is not None:
                     slopes = input_derivatives(change, points, keep_graph=cotangent is not None)
                     for j, slope_j in enumerate(slopes):
-                        slope[rows, j] = _to_numpy(slope_j)
+                        slope[rows, j] = to_numpy(slope_j)
                 if cotangent is not None and change.requires_grad:
-                    seed, places = self._to_torch(cotangent[rows]), [*tensors, points]
+                    seed, places = self.parameters.to_torch(cotangent[rows]), [*tensors, points]
                     grads = torch.autograd.grad(change, places, seed, allow_unused=True)
                     _accumulate(total, grads[: len(tensors)])
                     if grads[-1] is not None:
-                        inputs[rows] = _to_numpy(grads[-1])
+                        inputs[rows] = to_numpy(grads[-1])
         return Variation(values, slope, inputs, self.parameters.flatten(total))
 
     def _changes(
@@ -277,66 +281,19 @@ class PointEvaluator:
         of_weights = [] if w_dot is None else list(zip(tensors, w_dot, strict=True))
         for rows, points in self._chunks(x):
             points.requires_grad_(True)
-            of_points = [] if x_dot is None else [(points, self._to_torch(x_dot[rows]))]
+            of_points = [] if x_dot is None else [(points, self.parameters.to_torch(x_dot[rows]))]
             yield rows, points, along_directions(self.net(points), of_points + of_weights)
 
     def _chunks(self, x: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(x), self.chunk_size):
             rows = slice(start, start + self.chunk_size)
-            yield rows, self._to_torch(x[rows])
-
-    def _to_torch(self, array: np.ndarray) -> Tensor:
-        contiguous = np.ascontiguousarray(array)
-        if not contiguous.flags.writeable:
-            contiguous = contiguous.copy()
-        return torch.from_numpy(contiguous).to(self.parameters.device, self.parameters.dtype)
-
-    def _probe(self) -> int:
-        """Number of outputs; checks the module on a few points on the way."""
-        points = np.random.default_rng(0).uniform(0.1, 0.9, (3, self.n_inputs))
-        name = type(self.net).__name__
-        try:
-            with torch.no_grad():
-                outputs = self.net(self._to_torch(points))
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"the network {name} does not take the {self.n_inputs} inputs that the operands "
-                f"give (a batch of shape (points, {self.n_inputs})). It says: {error}. "
-                "Give it one input for each scalar operand and each component of a vector operand."
-            ) from error
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 3:
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ValueError(
-                f"the network {name} returned {got} for 3 points: it must return a tensor of "
-                "shape (points, outputs)."
-            )
-        if bool(torch.isfinite(outputs).all()) and not self._is_pointwise(points, outputs):
-            raise ValueError(
-                f"the network {name} gives a point another value when other points are in the "
-                "batch: layers such as batch normalisation or dropout must be in evaluation mode "
-                "(net.eval()), or left out."
-            )
-        return outputs.shape[1]
-
-    def _is_pointwise(self, points: np.ndarray, outputs: Tensor) -> bool:
-        """Whether each point, alone, has the value that it has among the others."""
-        tolerance = 1e-3 if self.parameters.dtype != torch.float64 else 1e-8
-        try:
-            with torch.no_grad():
-                alone = torch.cat([self.net(self._to_torch(p[None])) for p in points])
-        except (RuntimeError, ValueError):  # batch normalisation refuses a single point
-            return False
-        return torch.allclose(outputs, alone, rtol=tolerance, atol=tolerance)
+            yield rows, self.parameters.to_torch(x[rows])
 
 
 def _accumulate(total: list[Tensor], grads: Sequence[Tensor | None]) -> None:
     for sum_, grad in zip(total, grads, strict=True):
         if grad is not None:
             sum_ += grad
-
-
-def _to_numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().to("cpu", torch.float64).numpy()
 
 
 def total_inputs(shapes: Sequence[tuple[int, ...]]) -> int:

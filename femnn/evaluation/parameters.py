@@ -22,13 +22,29 @@ class ParameterVector:
     def __init__(self, parameters: Iterable[nn.Parameter]):
         every = list(parameters)
         self.tensors = [p for p in every if p.requires_grad]
-        self.device = every[0].device if every else torch.device("cpu")
-        self.dtype = every[0].dtype if every else torch.float64
+        self._first = every[0] if every else torch.empty(0, dtype=torch.float64)
         self.sizes = [p.numel() for p in self.tensors]
-        self._loaded: tuple[np.ndarray, list[Tensor]] | None = None
+        self._loaded: tuple[np.ndarray, tuple, list[Tensor]] | None = None
 
     def __len__(self) -> int:
         return sum(self.sizes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter is; the CPU where there is none."""
+        return self._first.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The first parameter's dtype; float64 where there is none."""
+        return self._first.dtype
+
+    def to_torch(self, array: np.ndarray) -> Tensor:
+        """An array as a tensor of this device and dtype."""
+        contiguous = np.ascontiguousarray(array)
+        if not contiguous.flags.writeable:
+            contiguous = contiguous.copy()
+        return torch.from_numpy(contiguous).to(self.device, self.dtype)
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -99,6 +115,8 @@ class ParameterVector:
         """The vector as tensors; made once for each (read-only) vector."""
         if vector.flags.writeable:
             return self._split(vector)
-        if self._loaded is None or self._loaded[0] is not vector:
-            self._loaded = (vector, self._split(vector))
-        return self._loaded[1]
+        place = (self.device, self.dtype)
+        known = self._loaded
+        if known is None or known[0] is not vector or known[1] != place:
+            self._loaded = known = (vector, place, self._split(vector))
+        return known[2]

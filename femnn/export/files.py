@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from mpi4py import MPI
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_bytes
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,7 +23,7 @@ from femnn.networks.inputs import FourierFeatures, InputScaling, PeriodicInputs
 from femnn.networks.mlp import MLP, Gradient, Output
 from femnn.networks.shapes import ConvexMLP, MonotoneMLP
 from femnn.networks.symmetry import Even, Odd, SPDTensor, SymmetricTensor
-from femnn.parallel import on_rank_zero
+from femnn.parallel import on_rank_zero, same_on_ranks
 
 FORMAT = "femnn-network-1"
 _KINDS: tuple[type[Configured], ...] = (
@@ -98,9 +99,17 @@ def save(
     ------
     ValueError
         If a parameter is NaN or infinite.
+    RuntimeError
+        If weights or buffers differ between ranks.
     """
     # Copies: safetensors refuses tensors that share memory, as those of a layer used twice.
     state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
+    if comm.size > 1 and not same_on_ranks(comm, as_bytes(state)):
+        raise RuntimeError(
+            f"save: weights or buffers of the {type(net).__name__} differ between ranks, nothing "
+            f"was written to {path}. Where each rank has a network of its own, give each a path of "
+            "its own and comm=MPI.COMM_SELF."
+        )
     bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise ValueError(

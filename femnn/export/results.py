@@ -43,9 +43,9 @@ def save_results(
     folder
         Where to; made where it is missing.
     numbers
-        What ``results.json`` holds: numbers, strings, ``None``, numpy scalars and arrays, and
-        lists and dictionaries of these with strings as keys.  NaN and infinity, which JSON does
-        not have, become ``null``.  Rank 0's are written.
+        What ``results.json`` holds: numbers, strings, ``None``, numpy scalars and arrays of
+        any shape, and lists and dictionaries of these with strings as keys.  NaN and infinity,
+        which JSON does not have, become ``null``.  Rank 0's are written.
     figure
         A matplotlib figure (or its axes), or a function without arguments that makes one.  It
         is drawn on rank 0, the only one where it is looked at.  The function is called on rank 0

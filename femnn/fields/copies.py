@@ -18,6 +18,8 @@ from pyop2 import op2
 from tsfc.ufl_utils import extract_firedrake_constants
 from ufl.algorithms import extract_coefficients
 
+from femnn.parallel import any_rank_each
+
 Value: TypeAlias = Any  # a firedrake Function or Constant
 
 
@@ -32,6 +34,26 @@ def dependencies_of(expression: Any) -> list[Value]:
         found = list(extract_coefficients(expression))
         constants = list(extract_firedrake_constants(expression))
     return list(dict.fromkeys([*found, *constants]))
+
+
+def check_split(u: fd.Function, values: Iterable[Value]) -> None:
+    """Refuse parts of a mixed unknown that stand for themselves, with the values they have now.
+
+    Raises
+    ------
+    ValueError
+        If one of ``values`` is ``u.subfunctions[i]`` or ``u.sub(i)``.
+    """
+    if len(u.function_space()) == 1:
+        return
+    held = set(values)
+    for i, part in enumerate(u.subfunctions):
+        if part in held:
+            raise ValueError(
+                f"part {i} of the unknown {u.name()} stands in the problem as "
+                f"u.subfunctions[{i}] or u.sub({i}), which has the values of the initial guess: "
+                f"write split(u)[{i}], in the form and in the operands of networks."
+            )
 
 
 def version(value: Value) -> tuple:
@@ -78,7 +100,8 @@ class Mirrors:
     @no_annotations
     def __init__(self, sources: Iterable[Value]):
         self.copies: dict[Value, Value] = {s: _empty_copy(s) for s in sources}
-        self._loaded: dict[Value, tuple[Value, tuple]] = {}
+        comms = [s.comm for s in self.copies if isinstance(s, fd.Function)]
+        self._comm = max(comms, key=lambda comm: comm.size, default=None)
 
     def __call__(self, expression: Any) -> Any:
         """The same form or expression, written in the private copies."""
@@ -86,20 +109,17 @@ class Mirrors:
 
     @no_annotations
     def load(self, values: Mapping[Value, Value] | None = None) -> None:
-        """Copy values in; the sources' own where ``values`` has none.
+        """Copy values in; the sources' own where ``values`` has none.  Collective.
 
-        Data that is in a copy already, unchanged since, is not copied again.
+        A copy that has the values already is left alone, so that its version (see
+        :func:`version`) changes when its values do, and only then.
         """
-        for source, copy in self.copies.items():
-            value = source if values is None else values.get(source, source)
-            known = self._loaded.get(source)
-            state = (version(value), version(copy))
-            same = known is not None and known[0] is value and known[1] == state
-            if same and value is source:
-                same = _equal(value, copy)  # it may be written through an array held elsewhere
-            if not same:
+        given = [s if values is None else values.get(s, s) for s in self.copies]
+        pairs = list(zip(given, self.copies.values(), strict=True))
+        differ = any_rank_each(self._comm, [not same_values(value, copy) for value, copy in pairs])
+        for (value, copy), differs in zip(pairs, differ, strict=True):
+            if differs:
                 copy_values(value, copy)
-                self._loaded[source] = (value, (state[0], version(copy)))
 
 
 def owned_values(u: Any) -> np.ndarray:
@@ -123,16 +143,27 @@ def copy_values(source: Any, target: Any) -> None:
         target.assign(source)
 
 
-def _equal(a: Value, b: Value) -> bool:
-    """Whether this rank's data are the same."""
+def same_values(a: Value, b: Value) -> bool:
+    """Whether this rank's data are the same, bit by bit."""
     parts = zip(a.dat, b.dat, strict=True) if isinstance(a, fd.Function) else [(a.dat, b.dat)]
-    return all(np.array_equal(p.data_ro, q.data_ro, equal_nan=True) for p, q in parts)
+    return all(_same_bits(p.data_ro, q.data_ro) for p, q in parts)
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equality in which a NaN equals itself, at the speed of reading both."""
+    word = np.int64 if a.dtype.itemsize % 8 == 0 else np.uint8
+    return a.dtype == b.dtype and np.array_equal(a.view(word), b.view(word))
 
 
 def _empty_copy(source: Value) -> Value:
     if isinstance(source, fd.Constant):
         return fd.Constant(source.dat.data_ro.reshape(source.ufl_shape), name=source.name)
     if isinstance(source, fd.Function):
+        if source.function_space().component is not None:
+            raise NotImplementedError(
+                f"{source.name()} is a component of another Function, which the tape does not know "
+                "as a part of it: write g[0] for g.sub(0), in forms and as an operand."
+            )
         return fd.Function(source.function_space(), name=source.name())
     raise NotImplementedError(
         f"a form with neural coefficients depends on {source!r}, a {type(source).__name__}: "

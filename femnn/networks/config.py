@@ -18,7 +18,18 @@ class Configured:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Build the module that ``config`` (see the attribute) describes."""
+        """Build the module that a configuration describes.
+
+        Parameters
+        ----------
+        config
+            The attribute ``config`` of a module of this class.
+
+        Returns
+        -------
+        torch.nn.Module
+            A new module, with the weights that the constructor draws.
+        """
         options = dict(config)
         widths = options.pop("widths", ())
         if "dtype" in options:

@@ -28,6 +28,11 @@ class InputScaling(Configured, nn.Module):
     ----------
     ranges : list
         The pairs, as :class:`~femnn.MLP` takes them for ``input_range``.
+
+    Raises
+    ------
+    ValueError
+        If a pair is not finite with lower < upper.
     """
 
     centre: Tensor
@@ -58,11 +63,16 @@ class InputScaling(Configured, nn.Module):
         dtype
             The dtype of the stored factors.
 
+        Returns
+        -------
+        InputScaling
+            The module with these ranges.
+
         Raises
         ------
         ValueError
-            If the data is not a table of at least two finite samples, or an input has the
-            same value in all of them.
+            If the data is not a table of at least two finite samples, an input has the same
+            value in all of them, or the method is unknown.
 
         Examples
         --------
@@ -84,11 +94,13 @@ class InputScaling(Configured, nn.Module):
 
     @property
     def ranges(self) -> list[list[float]]:
+        """One ``[lower, upper]`` list for each input."""
         lower, upper = self.centre - self.half_width, self.centre + self.half_width
         return torch.stack([lower, upper], 1).tolist()
 
     @property
     def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as :meth:`from_config` takes them."""
         return {"ranges": self.ranges, "dtype": name_of(self.centre.dtype)}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,6 +124,11 @@ class PeriodicInputs(Configured, nn.Module):
     ----------
     n_outputs : int
         Number of features, the number of inputs of the network behind.
+
+    Raises
+    ------
+    ValueError
+        If no period is given, one is not positive, or ``harmonics`` is not a positive integer.
 
     Examples
     --------
@@ -149,7 +166,13 @@ class PeriodicInputs(Configured, nn.Module):
         self.register_buffer("frequencies", torch.tensor(rates, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(points, inputs)`` to ``(points, n_outputs)``, in the order of the inputs."""
+        """Map ``(points, inputs)`` to ``(points, n_outputs)``, in the order of the inputs.
+
+        Raises
+        ------
+        ValueError
+            If there is not one input for each entry of ``periods``.
+        """
         periods = self.config["periods"]
         if x.shape[1] != len(periods):
             raise ValueError(
@@ -186,6 +209,16 @@ class FourierFeatures(Configured, nn.Module):
         Seed of B; torch's global generator is not touched.
     dtype
         The dtype of B.
+
+    Attributes
+    ----------
+    n_outputs : int
+        Number of features, the number of inputs of the network behind.
+
+    Raises
+    ------
+    ValueError
+        If a number or the scale is not positive.
     """
 
     matrix: Tensor

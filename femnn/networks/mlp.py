@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from femnn.networks.config import Configured, name_of
 from femnn.networks.inputs import Bounds, InputScaling, as_ranges
 
-__all__ = ["ACTIVATIONS", "MLP", "Gradient", "InputScaling", "Output", "initialise", "softplus"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "Gradient",
+    "InputScaling",
+    "Jacobian",
+    "Output",
+    "initialise",
+    "softplus",
+]
 
 # Torch's own threshold, 20, makes softplus jump by 2e-9, which is neither monotone nor convex.
 SOFTPLUS_THRESHOLD = 40.0
@@ -178,10 +187,17 @@ class Gradient(Configured, nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as :meth:`from_config` takes them."""
         return {"net": self.net}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(points, inputs)`` to ``(points, inputs)``."""
+        """Map ``(points, inputs)`` to ``(points, inputs)``.
+
+        Raises
+        ------
+        ValueError
+            If the module has more than one output.
+        """
         keep_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_(True)
@@ -197,6 +213,44 @@ class Gradient(Configured, nn.Module):
                 y.sum(), x, create_graph=keep_graph, materialize_grads=True
             )
         return slope
+
+
+class Jacobian(Configured, nn.Module):
+    """The derivatives of all of a module's outputs with respect to its inputs, as a module.
+
+    Shares its parameters with the module, as :class:`Gradient`, which is it for one output.
+
+    Parameters
+    ----------
+    net
+        A module that maps ``(points, inputs)`` to ``(points, outputs)``, each point on its own.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The module."""
+        return {"net": self.net}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(points, inputs)`` to ``(points, outputs * inputs)``, row by row."""
+        keep_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_(True)
+            y = self.net(x)
+            if not y.requires_grad:
+                return x.new_zeros(len(x), y.shape[1] * x.shape[1])
+            rows = [
+                torch.autograd.grad(
+                    column.sum(), x, create_graph=keep_graph, retain_graph=True, allow_unused=True
+                )[0]
+                for column in y.unbind(1)
+            ]
+        zero = torch.zeros_like(x)
+        return torch.cat([zero if row is None else row for row in rows], 1)
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -165,6 +165,11 @@ class MonotoneMLP(ConstrainedMLP):
     output, input_range, seed, dtype
         As for :class:`~femnn.MLP`.
 
+    Raises
+    ------
+    ValueError
+        If an argument is unknown, or an input is named twice or none at all.
+
     Examples
     --------
     A water content that rises with the pressure and depends in any way on the depth:
@@ -237,6 +242,11 @@ class ConvexMLP(ConstrainedMLP):
         ``None``, or ``"softplus"`` or ``"exp"`` for positive values.
     input_range, seed, dtype
         As for :class:`~femnn.MLP`.
+
+    Raises
+    ------
+    ValueError
+        If no input is convex, an increasing one is not, or ``output`` would not be convex.
 
     Examples
     --------

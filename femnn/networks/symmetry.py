@@ -30,10 +30,27 @@ class _Reflected(Configured, nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as :meth:`from_config` takes them."""
         return {"net": self.net, "inputs": self.inputs}
 
     def flips(self, n_inputs: int) -> list[float]:
-        """-1 for each input that changes its sign in the mirror image, 1 for the others."""
+        """The factors that make an input's mirror image.
+
+        Parameters
+        ----------
+        n_inputs
+            Number of inputs.
+
+        Returns
+        -------
+        list
+            For each input -1 where it changes its sign, 1 where it does not.
+
+        Raises
+        ------
+        ValueError
+            If an input that is to change its sign is not there.
+        """
         flipped = range(n_inputs) if self.inputs is None else self.inputs
         if max(flipped) >= n_inputs:
             raise ValueError(
@@ -59,6 +76,11 @@ class Odd(_Reflected):
     inputs
         The inputs that change sign (all at the same time), by their positions; by default
         all.  In the others the law is as the module.
+
+    Raises
+    ------
+    ValueError
+        If ``inputs`` is empty or holds a negative position.
     """
 
     sign = -1.0
@@ -73,6 +95,11 @@ class Even(_Reflected):
         Any module.  The even part of a convex one is convex.
     inputs
         As for :class:`Odd`.
+
+    Raises
+    ------
+    ValueError
+        If ``inputs`` is empty or holds a negative position.
     """
 
     sign = 1.0
@@ -89,6 +116,11 @@ class SymmetricTensor(Configured, nn.Module):
         The module; its outputs are the lower triangle, row by row.
     n
         Rows of the tensor.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not a positive integer.
     """
 
     def __init__(self, net: nn.Module, n: int):
@@ -99,6 +131,7 @@ class SymmetricTensor(Configured, nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as :meth:`from_config` takes them."""
         return {"net": self.net, "n": self.n}
 
     @property
@@ -112,7 +145,23 @@ class SymmetricTensor(Configured, nn.Module):
         return self.triangle(x)[:, self.places]
 
     def triangle(self, x: Tensor) -> Tensor:
-        """The module's outputs, n (n + 1) / 2 for each point: a lower triangle, row by row."""
+        """The module's outputs, a lower triangle for each point.
+
+        Parameters
+        ----------
+        x
+            Points, shape ``(points, inputs)``.
+
+        Returns
+        -------
+        torch.Tensor
+            Its entries row by row, shape ``(points, n * (n + 1) / 2)``.
+
+        Raises
+        ------
+        ValueError
+            If the module has another number of outputs.
+        """
         values, wanted = self.net(x), self.n * (self.n + 1) // 2
         if values.shape[1] != wanted:
             raise ValueError(
@@ -138,6 +187,11 @@ class SPDTensor(SymmetricTensor):
     smallest
         A lower bound of the eigenvalues, in the law's own unit.  Rounding takes it away
         where the largest eigenvalue is 1e15 times as large.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not a positive integer or ``smallest`` not a positive number.
     """
 
     def __init__(self, net: nn.Module, n: int, smallest: float = 1e-6):
@@ -148,6 +202,7 @@ class SPDTensor(SymmetricTensor):
 
     @property
     def config(self) -> dict[str, Any]:
+        """The constructor's arguments, as :meth:`from_config` takes them."""
         return {**super().config, "smallest": self.smallest}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,25 +1,24 @@
-"""pyadjoint blocks: evaluating a network, and solving with networks inside."""
+"""The tape's block of a network at points whose operands are known."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import firedrake as fd
 import numpy as np
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint import Block
 
-from femnn.fields.directions import Direction
+from femnn.fields.derivatives import Direction
 from femnn.parallel import sum_over_ranks
 from femnn.points.map import PointMap
+from femnn.tape.nodes import add_dependencies
 from femnn.tape.weights import Weights
 
-if TYPE_CHECKING:
-    pass
 
-
-class PointwiseBlock(Block):
+class EvaluationBlock(Block):
     """A network evaluated at operands that are known: (weights, fields) to values at points.
 
     One product with the network's Jacobian carries the values' cotangent to the weights and to
@@ -31,24 +30,32 @@ class PointwiseBlock(Block):
         The network at its points.
     weights
         The network's weights.
+    spaces
+        One for each output: spaces of values at the points.  The network's outputs go to them
+        in this order.
+    name
+        How the tape's graph names the block.
     """
 
-    def __init__(self, point_map: PointMap, weights: Weights, ad_block_tag: str | None = None):
+    def __init__(
+        self,
+        point_map: PointMap,
+        weights: Weights,
+        spaces: Sequence[Any],
+        name: str,
+        ad_block_tag: str | None = None,
+    ):
         super().__init__(ad_block_tag=ad_block_tag)
         self.map = point_map
-        self.add_dependency(weights)
-        for dependency in point_map.dependencies:
-            self.add_dependency(dependency)
+        self._spaces = list(spaces)
+        self._name = name
+        add_dependencies(self, [weights, *point_map.dependencies])
 
-    def _output(self, rows: np.ndarray, idx: int) -> fd.Function:
-        """The output with this index, from values (or their changes) at the points."""
-        raise NotImplementedError
-
-    def _cotangent(self, incoming: list) -> np.ndarray:
-        """Cotangents of the outputs (``None`` for zero) as rows at the points."""
-        raise NotImplementedError
+    def __str__(self) -> str:
+        return self._name
 
     def prepare_recompute_component(self, inputs: list, relevant_outputs: list) -> np.ndarray:
+        inputs[0].check_ranks(self.map.at.mesh.comm)
         return self.map.values(self.map.load(inputs[1:]), inputs[0].vector)
 
     def recompute_component(
@@ -117,6 +124,20 @@ class PointwiseBlock(Block):
             block_variable.output, prepared.inputs, prepared.change, prepared.fields
         )
 
+    def _output(self, rows: np.ndarray, idx: int) -> fd.Function:
+        """The output with this index, from values (or their changes) at the points."""
+        values = fd.Function(self._spaces[idx])
+        self.map.at.fill(values, columns_of(self._spaces, rows)[idx])
+        return values
+
+    def _cotangent(self, incoming: list) -> np.ndarray:
+        """Cotangents of the outputs (``None`` for zero) as rows at the points."""
+        rows = np.zeros((self.map.at.n_points, self.map.evaluator.n_outputs))
+        for part, columns in zip(incoming, columns_of(self._spaces, rows), strict=True):
+            if part is not None:
+                columns[...] = self.map.at.rows(part)
+        return rows
+
     def _set_direction(self) -> list[Direction]:
         """Set the map's direction from the tape; the fields that move in it."""
         weights_dot, *dots = (bv.tlm_value for bv in self.get_dependencies())
@@ -124,6 +145,12 @@ class PointwiseBlock(Block):
 
     def _weights(self, local: np.ndarray) -> Weights:
         return Weights(vector=sum_over_ranks(self.map.at.mesh.comm, local))
+
+
+def columns_of(spaces: Sequence[Any], rows: np.ndarray) -> list[np.ndarray]:
+    """Rows at points cut into the columns of each space's components, as views."""
+    sizes = [int(np.prod(space.value_shape, dtype=int)) for space in spaces]
+    return np.split(rows, np.cumsum(sizes)[:-1], axis=1)
 
 
 @dataclass(frozen=True)

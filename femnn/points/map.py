@@ -14,9 +14,14 @@ from pyadjoint.tape import no_annotations
 from femnn.evaluation.evaluator import PointEvaluator
 from femnn.fields.copies import Mirrors, dependencies_of
 from femnn.fields.cotangents import zero_cotangent
-from femnn.fields.derivatives import entry_derivative, expression_derivative
-from femnn.fields.directions import Direction, expression_along
-from femnn.parallel import raise_network_error, sum_over_ranks
+from femnn.fields.derivatives import (
+    Direction,
+    along,
+    constant_gradient,
+    derivative,
+    entry_derivative,
+)
+from femnn.parallel import on_all_ranks, sum_over_ranks
 from femnn.points.network import NetworkAtPoints, NetworkDirection
 from femnn.points.pointset import PointSet
 
@@ -62,14 +67,7 @@ class PointMap:
 
     def values(self, inputs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """The network's values; what it raises on one rank is an error on all.  Collective."""
-        values, failure = None, None
-        try:
-            values = self.evaluator.value(inputs, weights)
-        except Exception as error:
-            failure = error
-        raise_network_error(self.at.mesh.comm, failure)
-        assert values is not None
-        return values
+        return on_all_ranks(self.at.mesh.comm, self.evaluator.value, inputs, weights)
 
     @cached_property
     def direction(self) -> NetworkDirection:
@@ -106,40 +104,56 @@ class PointMap:
         fields: Sequence[Direction],
     ) -> Any:
         """The change of :meth:`cotangent` where the cotangent changes and fields move."""
-        moved = expression_along(self.points.operands, fields)
-        along = ("along", *(id(f) for f in fields))
-        terms = [("of", self.points.operands, change), (along, moved, inputs_cotangent)]
+        moved = along(self.points.operands, fields)
+        key = ("along", *(id(f) for f in fields))
+        terms = [("of", self.points.operands, change), (key, moved, inputs_cotangent)]
         return self._carry(dependency, terms)
 
     @no_annotations
-    def _carry(self, dependency: Any, terms: list[tuple[Any, Any, np.ndarray]]) -> Any:
+    def _carry(self, dependency: Any, terms: Sequence[tuple[Any, Any, np.ndarray]]) -> Any:
+        """The sum of cotangents of expressions, each with a key of its own, for a dependency."""
         copy = self.mirrors.copies[dependency]
         if isinstance(copy, fd.Constant):
-            local = np.zeros(copy.ufl_shape)
-            for index in np.ndindex(copy.ufl_shape):
-                for key, expression, cotangent in terms:
-                    values = self._entry_values(key, expression, copy, index)
-                    local[index] += 0.0 if values is None else np.vdot(values(), cotangent)
+            local = constant_gradient(
+                copy, lambda index: sum(self._product(copy, index, *term) for term in terms)
+            )
             return sum_over_ranks(self.at.mesh.comm, local)
         total = zero_cotangent(copy.function_space())
         for key, expression, cotangent in terms:
-            transposed = self._transposed(key, expression, copy)
-            if transposed is not None:
-                total += transposed(cotangent)
+            carry = self._transposed(copy, key, expression)
+            if carry is not None:
+                total += carry(cotangent)
         return total
 
-    def _transposed(self, key: Any, expression: Any, copy: fd.Function) -> Callable | None:
-        if (key, copy) not in self._kept:
-            change = expression_derivative(expression, copy, fd.TestFunction(copy.function_space()))
-            zero = isinstance(change, ufl.constantvalue.Zero)
-            self._kept[key, copy] = None if zero else self.at.transposed(change)
-        return self._kept[key, copy]
+    def _product(
+        self,
+        copy: fd.Constant,
+        index: tuple[int, ...],
+        key: Any,
+        expression: Any,
+        cotangent: np.ndarray,
+    ) -> float:
+        """The rank's product of a cotangent with the change by one entry of a Constant."""
 
-    def _entry_values(
-        self, key: Any, expression: Any, copy: fd.Constant, index: tuple[int, ...]
-    ) -> Callable | None:
-        if (key, copy, index) not in self._kept:
+        def make() -> Callable | None:
             change = entry_derivative(expression, copy, index)
-            zero = isinstance(change, ufl.constantvalue.Zero)
-            self._kept[key, copy, index] = None if zero else self.at.values_of(change)
-        return self._kept[key, copy, index]
+            return None if _is_zero(change) else self.at.values_of(change)
+
+        values = self._made_once((copy, index, key), make)
+        return 0.0 if values is None else float(np.vdot(values(), cotangent))
+
+    def _transposed(self, copy: fd.Function, key: Any, expression: Any) -> Callable | None:
+        def make() -> Callable | None:
+            change = derivative(expression, copy, fd.TestFunction(copy.function_space()))
+            return None if _is_zero(change) else self.at.transposed(change)
+
+        return self._made_once((copy, key), make)
+
+    def _made_once(self, key: Any, make: Callable[[], Callable | None]) -> Callable | None:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+
+def _is_zero(expression: Any) -> bool:
+    return isinstance(expression, ufl.constantvalue.Zero)

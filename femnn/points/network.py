@@ -10,7 +10,7 @@ import ufl
 from pyadjoint.tape import no_annotations
 
 from femnn.evaluation.evaluator import PointEvaluator, Variation
-from femnn.fields.directions import Direction, expression_along
+from femnn.fields.derivatives import Direction, along
 from femnn.points.pointset import PointSet
 
 
@@ -105,7 +105,7 @@ class NetworkDirection:
         """The operands' change, ``None`` where they do not change."""
         key = tuple(id(d) for d in directions)
         if key not in self._kept:
-            change = expression_along(self.points.operands, directions)
+            change = along(self.points.operands, directions)
             zero = isinstance(change, ufl.constantvalue.Zero)
             self._kept[key] = None if zero else self.points.at.values_of(change)
         evaluate = self._kept[key]

@@ -1,4 +1,4 @@
-"""Schedules of ``checkpoint_schedules`` on the tape, for all derivatives.
+"""Running a tape by a schedule of ``checkpoint_schedules``, for all derivatives.
 
 A schedule says when to advance the model, what to store and when to go backwards.  Here a step
 carries its values and, for second derivatives, their changes in a direction, so that a Hessian's
@@ -22,6 +22,7 @@ from checkpoint_schedules import (
 )
 from firedrake.adjoint_utils.blocks import DirichletBCBlock
 from pyadjoint import AdjFloat, Tape
+from pyadjoint.checkpointing import CheckpointManager
 from pyadjoint.tape import get_working_tape, no_annotations
 
 from femnn.tape.disk import Disk, Garbage
@@ -31,114 +32,15 @@ from femnn.tape.schedules import all_actions, live_variables, variables_of
 _IMMUTABLE = (AdjFloat, fd.DirichletBC)
 
 
-def enable_checkpointing(schedule: CheckpointSchedule, directory: str | None = None) -> Tape:
-    """Let the working tape store and recompute time steps by a schedule.
-
-    Call it before anything is recorded, and write the time loop as
-    ``for step in tape.timestepper(iter(range(N)))``.  Gradients, tangent-linear models and
-    Hessian actions are those of the plain tape, at any controls.
-
-    Parameters
-    ----------
-    schedule
-        A schedule of the package ``checkpoint_schedules``.  It is used up: each tape needs
-        one of its own.
-    directory
-        Where checkpoints on disk go, a folder that exists; the system's folder for temporary
-        files by default.  Each rank writes files of its own, and removes them.
-
-    Returns
-    -------
-    pyadjoint.Tape
-        The working tape.
-
-    Raises
-    ------
-    RuntimeError
-        If the tape has blocks already.
-    TypeError
-        If ``schedule`` is not a schedule.
-    """
-    if not isinstance(schedule, CheckpointSchedule):
-        raise TypeError(
-            f"enable_checkpointing got a {type(schedule).__name__}: wanted a schedule of the "
-            "package checkpoint_schedules, for example Revolve(n_steps, n_checkpoints)."
-        )
-    tape = get_working_tape()
-    if tape.get_blocks():
-        raise RuntimeError(
-            f"enable_checkpointing: the tape has {len(tape.get_blocks())} blocks already. Call it "
-            "before anything is recorded, or clear the tape first (tape.clear_tape())."
-        )
-    if type(tape) is not Tape and type(tape) is not _ScheduledTape:
-        raise TypeError(f"enable_checkpointing: the working tape is a {type(tape).__name__}.")
-    # Who holds the tape already must see the change, so it stays the same object.
-    tape.__class__ = _ScheduledTape
-    tape._checkpoint_manager = Replay(tape, schedule, directory)
-    return tape
-
-
 def check_schedule() -> None:
     """Raise where the working tape has a schedule that pyadjoint itself would run."""
     manager = get_working_tape()._checkpoint_manager
-    if manager is not None and not isinstance(manager, Replay):
+    if isinstance(manager, CheckpointManager):
         raise RuntimeError(
             "tape.enable_checkpointing was called on a tape that records networks: pyadjoint's "
             "values and gradients are then wrong where boundary values change in time, and so are "
             "its Hessian actions. Call femnn.enable_checkpointing(schedule) instead."
         )
-
-
-class _ScheduledTape(Tape):
-    """A tape whose derivatives all follow a schedule."""
-
-    __slots__ = ()
-
-    def add_to_checkpointable_state(self, block_var: Any, last_used: int) -> None:
-        """Hold what is new, which nobody else does before the block has it.
-
-        pyadjoint's lists of each step's data are not kept: they grow with the square of the steps.
-        """
-        if self._checkpoint_manager is None:
-            super().add_to_checkpointable_state(block_var, last_used)
-        elif last_used < 0:
-            self.timesteps[-1].checkpointable_state.add(block_var)
-
-    def add_to_adjoint_dependencies(self, block_var: Any, last_used: int) -> None:
-        """Nothing under a schedule: the adjoint needs what its blocks use."""
-        if self._checkpoint_manager is None:
-            super().add_to_adjoint_dependencies(block_var, last_used)
-
-    def evaluate_tlm(self, markings: bool = False) -> None:
-        """The tangent-linear model, in the direction that the controls have."""
-        if self._checkpoint_manager is None:
-            super().evaluate_tlm(markings)
-        else:
-            self._checkpoint_manager.evaluate_tlm(markings)
-
-    def evaluate_hessian(self, markings: bool = False) -> None:
-        """The Hessian's action, in the direction that the controls have."""
-        if self._checkpoint_manager is None:
-            super().evaluate_hessian(markings)
-        else:
-            self._checkpoint_manager.evaluate_hessian(markings)
-
-    def checkpoint_block_vars(self, controls: Iterable = (), tag: Any = None) -> dict:
-        """The controls' values, from which all others follow."""
-        if self._checkpoint_manager is None:
-            return super().checkpoint_block_vars(controls, tag)
-        state: dict[Any, Any] = {c.block_variable: c.block_variable.checkpoint for c in controls}
-        return {**state, "package_data": {}}
-
-    def restore_block_vars(self, block_vars: dict) -> None:
-        """Go back to controls' values."""
-        if self._checkpoint_manager is None:
-            super().restore_block_vars(block_vars)
-            return
-        for variable, value in block_vars.items():
-            if variable != "package_data":
-                variable._checkpoint = value
-        self._checkpoint_manager.forget()
 
 
 class Replay:

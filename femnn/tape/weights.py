@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from petsc4py import PETSc
 from pyadjoint import AdjFloat
-from pyadjoint.overloaded_type import OverloadedType
 from pyadjoint.tape import annotate_tape, get_working_tape
 from torch import Tensor, nn
 
 from femnn.evaluation.parameters import ParameterVector
-from femnn.parallel import same_on_ranks, vector_from_rank_zero
-from femnn.tape.norm import SquaredNormBlock
+from femnn.parallel import same_on_ranks
+from femnn.tape.arithmetic import SquaredNormBlock, VectorArithmetic
+from femnn.tape.control import VectorControl
 from femnn.tape.replay import check_schedule
 
 # One Weights for each set of parameters, so that modules which share them share the control.
 _known: weakref.WeakValueDictionary[tuple[int, ...], Weights] = weakref.WeakValueDictionary()
 
 
-class Weights(OverloadedType):
+class Weights(VectorArithmetic, VectorControl):
     """The trainable parameters of a network as one flat vector, a pyadjoint control.
 
     Coefficients whose networks share all their parameters share one ``Weights``.  The
     vector is the same on every rank.  Evaluating a reduced functional at other weights
     leaves the network as it is; only :meth:`assign` and torch change it.
+
+    Sums, differences, products and quotients (entry by entry, with another ``Weights``, a
+    number or an array) are new values that belong to no network, ``w += d`` included; where
+    annotation is on, those of a network's weights are recorded.  Numpy takes a ``Weights``
+    for its vector: ``np.asarray(gradient)``, ``np.linalg.norm(gradient)``.
 
     Parameters
     ----------
@@ -41,10 +45,18 @@ class Weights(OverloadedType):
         Name in the tape's graph.
     comm
         The ranks that hold the same vector.
+    names
+        The parameters' names in the network, one for each.
 
     See Also
     --------
     Weights.of : the usual way to get one.
+
+    Examples
+    --------
+    >>> gradient = Jhat.derivative()
+    >>> kappa.weights.assign(kappa.weights - 0.1 * gradient)
+    >>> J += 1e-6 * (kappa.weights - start).squared_norm()
     """
 
     def __init__(
@@ -53,76 +65,136 @@ class Weights(OverloadedType):
         vector: np.ndarray | None = None,
         name: str = "weights",
         comm: MPI.Comm = MPI.COMM_SELF,
+        names: Sequence[str] = (),
     ):
         super().__init__()
-        self.name = name
-        self.comm = comm
+        self.name, self.comm = name, comm
         self._parameters = parameters
+        self._names = tuple(names)
         self._recorded: np.ndarray | None = None
         if parameters is None:
-            self._vector = np.array(vector, dtype=float)
-            self._vector.flags.writeable = False
+            self._vector = _read_only(np.array(vector, dtype=float))
 
     @classmethod
     def of(cls, net: nn.Module, comm: MPI.Comm = MPI.COMM_SELF) -> Weights:
-        """The weights of a module; rank 0's values are given to all ranks.  Collective.
+        """The weights of a module.  Collective.
 
         Parameters
         ----------
         net
             Any torch module.  Parameters with ``requires_grad=False`` are not part of it.
         comm
-            The communicator of the mesh on which the module is used.
+            The communicator of the mesh on which the module is used; its ranks must hold the
+            same values.
+
+        Returns
+        -------
+        Weights
+            The same object for all modules that share all their parameters; it knows these by
+            their names in the first of the modules.
+
+        Raises
+        ------
+        TypeError
+            If ``net`` is not a torch module.
+        RuntimeError
+            If the values differ between ranks.
         """
+        if not isinstance(net, nn.Module):
+            raise TypeError(
+                f"Weights.of got a {type(net).__name__}, wanted a torch.nn.Module: wrap a function "
+                "in a module."
+            )
         parameters = ParameterVector(net.parameters())
         weights = _known.get(parameters.key)
         if weights is None:
-            weights = cls(parameters, name=type(net).__name__, comm=comm)
+            names = [name for name, p in net.named_parameters() if p.requires_grad]
+            weights = cls(parameters, name=type(net).__name__, comm=comm, names=names)
             _known[parameters.key] = weights
         if comm.size > weights.comm.size:
             weights.comm = comm
-        if comm.size > 1:
-            parameters.write(vector_from_rank_zero(comm, parameters.read()))
+        weights.check_ranks(comm)
         return weights
 
     @property
     def vector(self) -> np.ndarray:
         """The current value, shape ``(n_weights,)``, read-only; the same on every rank."""
-        if self._parameters is None:
-            return self._vector
-        vector = self._parameters.read()
-        vector.flags.writeable = False
-        return vector
+        return self._vector if self._parameters is None else _read_only(self._parameters.read())
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The network's trainable parameters; none for a value that belongs to no network."""
         return [] if self._parameters is None else list(self._parameters.tensors)
 
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """The network's trainable parameters, each with its name in the network.
+
+        Returns
+        -------
+        list of (str, torch.nn.Parameter)
+            In torch's order; none for a value that belongs to no network.
+        """
+        return list(zip(self._names, self.parameters, strict=True))
+
     def split(self, vector: np.ndarray) -> list[Tensor]:
-        """A vector of this length as tensors in the parameters' shapes."""
+        """A vector as tensors in the parameters' shapes.
+
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``.
+
+        Returns
+        -------
+        list of torch.Tensor
+            One for each parameter, of its shape, dtype and device.
+        """
         return [] if self._parameters is None else self._parameters.split(vector) or []
 
     def loaded(
         self, vector: np.ndarray | None, trainable: bool
     ) -> AbstractContextManager[list[Tensor]]:
-        """Let the network use ``vector`` as its weights; see ``ParameterVector.loaded``."""
-        if self._parameters is None:
-            raise ValueError(f"{self.name}: this value belongs to no network.")
-        return self._parameters.loaded(vector, trainable)
+        """Let the network use other weights inside a block, and give it its own back afterwards.
 
-    @staticmethod
-    def flatten(tensors: list[Tensor]) -> np.ndarray:
-        """Tensors in the parameters' shapes as one vector."""
-        return ParameterVector.flatten(tensors)
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``; ``None`` for the network's own.
+        trainable
+            Whether torch shall record what the gradient of the weights needs.
+
+        Returns
+        -------
+        context manager
+            Enters with the parameters as tensors, each of its own shape.
+
+        Raises
+        ------
+        ValueError
+            If this value belongs to no network.
+        """
+        if self._parameters is None:
+            raise ValueError(
+                f"{self.name}: this value belongs to no network that could be evaluated, as those "
+                "of Weights.of(net) do."
+            )
+        return self._parameters.loaded(vector, trainable)
 
     def assign(self, value: Weights | np.ndarray) -> Weights:
         """Set the network's parameters.
+
+        What is on the tape keeps its value; where annotation is on, what is recorded from now on
+        uses a new node.
 
         Parameters
         ----------
         value
             Another ``Weights`` or a vector of shape ``(n_weights,)``, the same on all ranks.
+
+        Returns
+        -------
+        Weights
+            This object.
 
         Raises
         ------
@@ -132,27 +204,36 @@ class Weights(OverloadedType):
         vector = value.vector if isinstance(value, Weights) else np.asarray(value, dtype=float)
         self.check(vector)
         if self._parameters is None:
-            self._vector = vector.copy()
-            self._vector.flags.writeable = False
+            self._vector = _read_only(vector.copy())
         else:
             self._parameters.write(vector)
         if annotate_tape():
             self.create_block_variable()
-        elif self._recorded is not None:
-            self.block_variable.save_output()
+            self._recorded = None
         return self
 
     def like(self, vector: np.ndarray) -> Weights:
         """A value of the same length that belongs to no network.
 
         Use it for directions and points: ``Jhat(weights.like(w))``.
+
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``, the same on all ranks; it is copied.
+
+        Returns
+        -------
+        Weights
+            The new value.
+
+        Raises
+        ------
+        ValueError
+            If the shape differs.
         """
         vector = np.asarray(vector, dtype=float)
-        if vector.shape != (len(self),):
-            raise ValueError(
-                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
-                "for each trainable weight."
-            )
+        self._check_shape(vector)
         return Weights(vector=vector, name=self.name, comm=self.comm)
 
     def squared_norm(self) -> AdjFloat:
@@ -175,21 +256,39 @@ class Weights(OverloadedType):
         return value
 
     def check_ranks(self, comm: MPI.Comm) -> None:
-        """Raise a ``RuntimeError`` on all ranks if they hold different values.  Collective."""
-        if not same_on_ranks(comm, self.vector.tobytes()):
+        """Raise an error on all ranks if they hold different values.  Collective.
+
+        Parameters
+        ----------
+        comm
+            The ranks that are compared.
+
+        Raises
+        ------
+        RuntimeError
+            If they differ.
+        """
+        if comm.size > 1 and not same_on_ranks(comm, self.vector.tobytes()):
             raise RuntimeError(
                 f"the {len(self)} weights of {self.name} differ between ranks: all ranks must hold "
-                "the same. Give every rank the same seed, and assign to the weights or load a file "
-                "on every rank."
+                "the same. Give every rank the same seed (torch.manual_seed(0) before torch's own "
+                "modules are made), and assign to the weights or load a file on every rank."
             )
 
     def check(self, vector: np.ndarray) -> None:
-        """Raise a ``ValueError`` if ``vector`` has another shape or is not finite."""
-        if vector.shape != (len(self),):
-            raise ValueError(
-                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
-                "for each trainable weight."
-            )
+        """Raise an error where the network cannot take a vector as its weights.
+
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``.
+
+        Raises
+        ------
+        ValueError
+            If it has another shape or is not finite.
+        """
+        self._check_shape(vector)
         bad = int(np.count_nonzero(~np.isfinite(vector)))
         if bad:
             raise ValueError(
@@ -198,86 +297,54 @@ class Weights(OverloadedType):
                 "became so; a smaller learning rate often prevents it."
             )
 
+    def _check_shape(self, vector: np.ndarray) -> None:
+        if vector.shape != (len(self),):
+            raise ValueError(
+                f"got a weight vector of shape {vector.shape}, wanted ({len(self)},): one entry "
+                "for each trainable weight."
+            )
+
     def __len__(self) -> int:
         return len(self._vector if self._parameters is None else self._parameters)
 
     def __repr__(self) -> str:
         return f"Weights({self.name}, {len(self)} values)"
 
-    def __iadd__(self, other: Weights) -> Weights:
-        return self.assign(self.vector + other.vector)
+    def _is_on_tape(self) -> bool:
+        return self._parameters is not None or self._block_variable() is not None
 
-    def __imul__(self, factor: float) -> Weights:
-        return self.assign(self.vector * factor)
+    # A checkpoint is an object of its own: the tape's values do not change with what users hold.
 
-    # What pyadjoint asks of a type.  A checkpoint is a value that belongs to no network.
+    @property
+    def has_changed(self) -> bool:
+        """Whether the network has other weights than when the tape took them last."""
+        known = None if self._parameters is None else self._recorded
+        return known is not None and not np.array_equal(known, self.vector, equal_nan=True)
 
     def _ad_will_add_as_dependency(self) -> None:
-        """A new node where torch has changed the value since the last was recorded."""
         check_schedule()
-        if self._parameters is not None and self._recorded is not None:
-            present = self._parameters.read()
-            if not np.array_equal(self._recorded, present, equal_nan=True):
-                self.create_block_variable()
         self.block_variable.save_output(overwrite=False)
 
     @classmethod
     def _ad_init_object(cls, obj: Weights) -> Weights:
         return cls(vector=obj.vector, name=obj.name, comm=obj.comm)
 
-    def _ad_init_zero(self, dual: bool = False) -> Weights:
-        return self.like(np.zeros(len(self)))
-
     def _ad_create_checkpoint(self) -> Weights:
         if self._parameters is None:
-            return self
+            return self._same_value()
         self._recorded = self._parameters.read()
         return self.like(self._recorded)
 
     def _ad_restore_at_checkpoint(self, checkpoint: Weights) -> Weights:
-        return checkpoint
+        return checkpoint._same_value()
 
-    def _ad_copy(self) -> Weights:
-        return self.like(self.vector)
+    def _same_value(self) -> Weights:
+        """Another object with the same (read-only) array, for a value without a network."""
+        value = Weights(vector=np.empty(0), name=self.name, comm=self.comm)
+        value._vector = self._vector
+        return value
 
-    def _ad_mul(self, other: float) -> Weights:
-        return self.like(self.vector * float(other))
 
-    def _ad_add(self, other: Weights) -> Weights:
-        return self.like(self.vector + other.vector)
-
-    def _ad_dot(self, other: Weights, options: dict | None = None) -> float:
-        return float(self.vector @ other.vector)
-
-    def _ad_dim(self) -> int:
-        return len(self)
-
-    def _ad_convert_riesz(self, value: Weights, riesz_map: Any = None) -> Weights:
-        return self.like(value.vector)
-
-    def _ad_to_petsc(self, vec: Any = None) -> Any:
-        """All entries on rank 0: a PETSc vector has each entry once."""
-        if vec is None:
-            mine = len(self) if self.comm.rank == 0 else 0
-            comm: Any = self.comm
-            vec = PETSc.Vec().createMPI((mine, len(self)), comm=comm)
-        local = vec.array_w  # on every rank, so that all know that the vector has changed
-        local[...] = self.vector[: len(local)]
-        return vec
-
-    def _ad_from_petsc(self, vec: Any) -> None:
-        mine = vec.array_r if vec.getLocalSize() else np.empty(len(self))
-        self.assign(vector_from_rank_zero(self.comm, mine))
-
-    @staticmethod
-    def _ad_assign_numpy(dst: Weights, src: np.ndarray, offset: int) -> tuple[Weights, int]:
-        end = offset + len(dst)
-        return dst.like(src[offset:end]), end
-
-    @staticmethod
-    def _ad_to_list(m: Weights) -> list[float]:
-        return m.vector.tolist()
-
-    @property
-    def _ad_str(self) -> str:
-        return self.name
+def _read_only(vector: np.ndarray) -> np.ndarray:
+    vector.flags.writeable = False
+    return vector

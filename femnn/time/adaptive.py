@@ -107,6 +107,11 @@ class AdaptiveSteps:
     def step(self, end: float) -> float:
         """Take one step towards ``end``, never past it; the last one hits it.  Collective.
 
+        Parameters
+        ----------
+        end
+            The time that the last step hits, in the unit of ``time``.
+
         Returns
         -------
         float

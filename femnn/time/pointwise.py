@@ -7,16 +7,15 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
-import ufl
 from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
 from torch import nn
 
 from femnn.evaluation.evaluator import PointEvaluator
-from femnn.fields.derivatives import flatten
 from femnn.parallel import any_rank, max_over_ranks, sum_over_ranks
-from femnn.points.block import PointwiseBlock
+from femnn.points.block import EvaluationBlock, columns_of
 from femnn.points.map import PointMap
-from femnn.points.pointset import PointSet
+from femnn.points.operands import as_expressions, flatten
+from femnn.points.places import common_nodes
 from femnn.tape.weights import Weights
 from femnn.time.runge_kutta import RungeKutta
 
@@ -96,97 +95,83 @@ class PointwiseODE:
     ):
         self.net = net
         self.unknowns = [unknowns] if isinstance(unknowns, fd.Function) else list(unknowns)
-        at = _common_points(self.unknowns)
         self.operands, self.time, self.dt = operands, time, dt
-        begin = flatten(self.unknowns if start is None else start)
-        self.sizes = [int(np.prod(y.ufl_shape, dtype=int)) for y in self.unknowns]
-        if begin.ufl_shape != (sum(self.sizes),):
-            raise ValueError(
-                f"start has {begin.ufl_shape[0]} components, wanted {sum(self.sizes)}: one for "
-                "each component of the unknowns."
-            )
+        at = common_nodes(self.unknowns)
+        self._n_components = sum(int(np.prod(y.ufl_shape, dtype=int)) for y in self.unknowns)
+        begin = self._begin(self.unknowns if start is None else start)
         parts = [begin, *operands, *([] if time is None else [time]), dt]
-        inputs = flatten([ufl.as_ufl(p) for p in parts])
-        module = RungeKutta(net, sum(self.sizes), method, substeps, timed=time is not None)
-        self.rate = PointEvaluator(net, inputs.ufl_shape[0] - 1)  # first: its errors name net
-        if self.rate.n_outputs != sum(self.sizes):
-            raise ValueError(
-                f"the rate {type(net).__name__} has {self.rate.n_outputs} outputs, wanted "
-                f"{sum(self.sizes)}: one for each component of the unknowns."
-            )
+        inputs = flatten(as_expressions(parts))
+        module = RungeKutta(net, self._n_components, method, substeps, timed=time is not None)
+        self.rate = self._rate(inputs.ufl_shape[0] - 1)  # first: its errors name net
         self.evaluator = PointEvaluator(module, inputs.ufl_shape[0])
-        self.map = StepMap(self.evaluator, inputs, at)
+        self.map = StepMap(self.evaluator, at.accept(inputs), at)
         self.weights = Weights.of(net, at.mesh.comm)
 
+    def _begin(self, start: Sequence[Any]) -> Any:
+        begin = flatten(as_expressions(start))
+        if begin.ufl_shape != (self._n_components,):
+            raise ValueError(
+                f"start has {begin.ufl_shape[0]} components, wanted {self._n_components}: one for "
+                "each component of the unknowns."
+            )
+        return begin
+
+    def _rate(self, n_inputs: int) -> PointEvaluator:
+        rate = PointEvaluator(self.net, n_inputs)
+        if rate.n_outputs != self._n_components:
+            raise ValueError(
+                f"the rate {type(self.net).__name__} has {rate.n_outputs} outputs, wanted "
+                f"{self._n_components}: one for each component of the unknowns."
+            )
+        return rate
+
     def step(self) -> None:
-        """Advance the unknowns by one step, in place.  Collective."""
+        """Advance the unknowns by one step, in place.  Collective.
+
+        Raises
+        ------
+        firedrake.ConvergenceError
+            If the step gives values that are not numbers; the unknowns then keep theirs.
+        """
         comm = self.map.at.mesh.comm
         self.weights.check_ranks(comm)
         self.weights.check(self.weights.vector)
-        block = StepBlock(self) if annotate_tape() else None
+        block = self._block() if annotate_tape() else None
         with stop_annotating():
             rows = self.map.values(self.map.load())
-            for y, part in zip(self.unknowns, self.split(rows), strict=True):
+            for y, part in zip(self.unknowns, columns_of(self._spaces, rows), strict=True):
                 self.map.at.fill(y, part)
         if block is not None:
             get_working_tape().add_block(block)
             for y in self.unknowns:
                 block.add_output(y.create_block_variable())
 
-    def split(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The columns of each unknown."""
-        return np.split(rows, np.cumsum(self.sizes)[:-1], axis=1)
+    @property
+    def _spaces(self) -> list[Any]:
+        return [y.function_space() for y in self.unknowns]
+
+    def _block(self) -> EvaluationBlock:
+        name = f"step({type(self.net).__name__})"
+        return EvaluationBlock(self.map, self.weights, self._spaces, name)
 
     @no_annotations
     def stiffness(self) -> float:
-        """Dt times the largest eigenvalue of the rate's Jacobian in y, at all points.
+        """Dt times the largest eigenvalue of the rate's Jacobian in y, at all points.  Collective.
 
         An explicit method needs about ``stiffness / 2`` substeps to be stable where it is
-        large; rates with a value well below one are mild.  Collective.
+        large; rates with a value well below one are mild.
+
+        Returns
+        -------
+        float
+            A number without a unit, the same on all ranks; infinite where the rate has no
+            derivative.
         """
         inputs = self.map.load()
         _, jacobian = self.rate.value_and_derivative(inputs[:, :-1])
-        matrices = jacobian[:, :, : sum(self.sizes)]
+        matrices = jacobian[:, :, : self._n_components]
         finite = np.isfinite(matrices).all(axis=(1, 2))
         local = np.full(len(inputs), np.inf)  # where the rate has no derivative
         eigenvalues = np.linalg.eigvals(matrices[finite])
         local[finite] = np.abs(eigenvalues).max(axis=1, initial=0.0) * np.abs(inputs[finite, -1])
         return max_over_ranks(self.map.at.mesh.comm, float(local.max(initial=0.0)))
-
-
-class StepBlock(PointwiseBlock):
-    """A step of a pointwise ordinary differential equation."""
-
-    def __init__(self, ode: PointwiseODE, ad_block_tag: str | None = None):
-        super().__init__(ode.map, ode.weights, ad_block_tag)
-        self.ode = ode
-
-    def __str__(self) -> str:
-        return f"step({type(self.ode.net).__name__})"
-
-    def _output(self, rows: np.ndarray, idx: int) -> fd.Function:
-        values = fd.Function(self.ode.unknowns[idx].function_space())
-        self.map.at.fill(values, self.ode.split(rows)[idx])
-        return values
-
-    def _cotangent(self, incoming: list) -> np.ndarray:
-        n_points = len(self.map.points.inputs)
-        parts = [
-            np.zeros((n_points, size)) if part is None else self.map.at.rows(part)
-            for part, size in zip(incoming, self.ode.sizes, strict=True)
-        ]
-        return np.concatenate(parts, axis=1)
-
-
-def _common_points(unknowns: list[fd.Function]) -> PointSet:
-    sets = [PointSet.of_nodes(y.function_space()) for y in unknowns]
-    first = sets[0]
-    for y, other in zip(unknowns, sets, strict=True):
-        if other.mesh is not first.mesh or other.element != first.element:
-            raise ValueError(
-                f"{y.name()} has its values at the points of {other.element}, and "
-                f"{unknowns[0].name()} at those of {first.element}: all unknowns of a pointwise "
-                "equation must have them at the same points. Use one scalar space, and "
-                "VectorFunctionSpace of the same element for several components."
-            )
-    return first

@@ -69,6 +69,11 @@ class RungeKutta(nn.Module):
     timed
         Whether the rate depends on time; t is then its last input.
 
+    Raises
+    ------
+    ValueError
+        If the method is unknown or ``substeps`` is not a positive whole number.
+
     Notes
     -----
     Implicit stages are found by Newton's method at all points at once, damped at points where a
@@ -96,7 +101,7 @@ class RungeKutta(nn.Module):
         self.timed = timed
 
     def forward(self, x: Tensor) -> Tensor:
-        """The unknowns after the step."""
+        """Map ``(points, inputs)`` to the unknowns after the step, ``(points, n_unknowns)``."""
         m = self.n_unknowns
         y, rest, dt = x[:, :m], x[:, m:-1], x[:, -1:] / self.substeps
         t = rest[:, -1:]

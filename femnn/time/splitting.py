@@ -38,8 +38,8 @@ class LieSplitting:
     states
         Functions that A does not change, at the same points as ``previous``.
     time
-        Constant with the time, which :meth:`step` advances; the network's last input.  The solver
-        sees it at the end of the step.
+        Constant, or Function on the Real space, with the time, which :meth:`step` advances; the
+        network's last input.  The solver sees it at the end of the step.
     method, substeps
         How the network's part is integrated; see :class:`femnn.RungeKutta`.
 
@@ -49,6 +49,14 @@ class LieSplitting:
         The network's weights, a pyadjoint control.
     solution : tuple of Function
         What holds the solution after a step: u and the states.
+
+    Raises
+    ------
+    TypeError
+        If ``time`` is neither a Constant nor a Function.
+    ValueError
+        If ``previous`` or ``dt`` does not stand in the solver's form, a Function is given twice,
+        or the shapes, the points or the network's inputs and outputs do not agree.
 
     References
     ----------
@@ -93,12 +101,12 @@ class LieSplitting:
                 f"the unknown, the last time level and the states are {names}: one stands there "
                 "twice. Give states that the solver does not change, each once."
             )
-        if previous not in solver.sources:
+        if previous not in solver.state.copies:
             raise ValueError(
                 f"{previous.name()} does not stand in the solver's form: give the Function that "
                 "is the last time level there."
             )
-        if dt not in solver.sources:
+        if dt not in solver.state.copies:
             raise ValueError(
                 f"dt={dt} does not stand in the solver's form: give the Constant that is the "
                 "step's length there."
@@ -137,15 +145,19 @@ class LieSplitting:
         Raises
         ------
         firedrake.ConvergenceError
-            If the solver fails.
+            If the solver fails, or the network's step gives values that are not numbers.
         """
         self._before.step()
         self._solve()
 
     def stiffness(self) -> float:
-        """The length of the network's first step times the rate's largest eigenvalue.
+        """The length of the network's first step times the rate's largest eigenvalue.  Collective.
 
-        That step is dt, and half of it in :class:`StrangSplitting`; see :class:`PointwiseODE`.
+        Returns
+        -------
+        float
+            See :meth:`PointwiseODE.stiffness`; that step is dt, and half of it in
+            :class:`StrangSplitting`.
         """
         return self._before.stiffness()
 
@@ -158,8 +170,12 @@ class LieSplitting:
 class StrangSplitting(LieSplitting):
     """Steps of second order: half a step with the network, A, and half a step again.
 
-    The second order needs a ``solver`` and a ``method`` of second order.  Parameters as for
-    :class:`LieSplitting`, with which it shares all else.
+    The second order needs a ``solver`` and a ``method`` of second order.
+
+    Parameters
+    ----------
+    solver, previous, net, *operands, dt, states, time, method, substeps
+        As for :class:`LieSplitting`.
 
     Attributes
     ----------
@@ -168,6 +184,11 @@ class StrangSplitting(LieSplitting):
     solution : tuple of Function
         What holds the solution, before the first step too: u and the states, or ``previous`` and
         the states where ``previous`` is in a Quadrature space.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :class:`LieSplitting`.
 
     References
     ----------
@@ -191,7 +212,7 @@ class StrangSplitting(LieSplitting):
         Raises
         ------
         firedrake.ConvergenceError
-            If the solver fails.
+            If the solver fails, or the network's step gives values that are not numbers.
         """
         super().step()
         self._after.step()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any
 
 import firedrake as fd
 import numpy as np
@@ -12,17 +13,46 @@ import ufl
 from femnn.coefficient.chain_rule import constant_derivative, total_derivative
 from femnn.fields.copies import copy_values
 from femnn.fields.cotangents import zero_cotangent
+from femnn.fields.derivatives import constant_gradient
 from femnn.fields.kept import KeptForms
 from femnn.parallel import sum_over_ranks
 from femnn.tape.weights import Weights
+from femnn.variational.network import PrivateNetwork
+from femnn.variational.state import State
 from femnn.variational.tangent import TangentSolves
 
-if TYPE_CHECKING:
-    from femnn.variational.solver import NeuralVariationalSolver
+
+class AdjointState:
+    """The solution of an adjoint equation.
+
+    Parameters
+    ----------
+    value
+        The adjoint state.
+    incoming
+        The right side, dJ/du.
+    residual
+        Assembles what the equation leaves over at the boundary's nodes.
+    """
+
+    def __init__(
+        self,
+        value: fd.Function,
+        incoming: fd.Cofunction,
+        residual: Callable[[AdjointState], fd.Cofunction],
+    ):
+        self.value = value
+        self.incoming = incoming
+        self._residual = residual
+
+    @cached_property
+    def residual(self) -> fd.Cofunction:
+        """What is left over at the boundary's nodes: the gradient for their values.  Collective."""
+        return self._residual(self)
 
 
-class Linearisation:
-    """Adjoint solves at a solver's state, and from each the gradient for every dependency.
+class Adjoint:
+    """Adjoint solves at a state, and from each the gradient for every dependency.
 
     With F(u, m) = 0 and the adjoint state from (dF/du)^T lambda = dJ/du, the gradient is
     dJ/dm = -(dF/dm)^T lambda, where networks of the unknown count through dF/dq dN/dm.
@@ -30,91 +60,106 @@ class Linearisation:
 
     Parameters
     ----------
-    solver
-        The solver, which holds the state that is linearised.
+    state
+        The state; what is asked for is at the values that are loaded there.
+    adjoint_parameters
+        Linear solver options, see :class:`TangentSolves`.
     """
 
-    def __init__(self, solver: NeuralVariationalSolver):
-        self.solver = solver
-        self.solve_tangent = TangentSolves(solver)
-        self.kept = KeptForms(solver.problem.form_compiler_parameters)
-        self.networks = [n.terms for n in solver.networks]
-        space = solver.unknown.function_space()
-        self.adjoint_state = fd.Function(space)
-        self._right_side = fd.Cofunction(space.dual())
-        self._incoming = fd.Cofunction(space.dual())
-        (test,) = solver.residual.arguments()
-        self.weighted = ufl.replace(-solver.residual, {test: self.adjoint_state})
-        self._boundary_residual: fd.Cofunction | None = None
+    def __init__(self, state: State, adjoint_parameters: Mapping | None = None):
+        self.state = state
+        self.solve_tangent = TangentSolves(state, adjoint_parameters)
+        self.kept = KeptForms(state.problem.form_compiler_parameters)
+        self.terms = [n.terms for n in state.networks]
+        self._lambda = fd.Function(state.unknown.function_space())  # in the forms
+        (test,) = state.residual.arguments()
+        self.weighted = ufl.replace(-state.residual, {test: self._lambda})
 
-    def solve(self, incoming: fd.Cofunction) -> fd.Function:
-        """Solve the adjoint equation for dJ/du; returns a copy of the adjoint state."""
-        self._boundary_residual = None
-        copy_values(incoming, self._incoming)
-        copy_values(incoming, self._right_side)
-        self.solve_tangent(self._right_side, self.adjoint_state, transposed=True)
-        return self.adjoint_state.copy(deepcopy=True)
+    def solve(self, incoming: fd.Cofunction) -> AdjointState:
+        """Solve the adjoint equation for dJ/du.  Collective."""
+        right_side = incoming.copy(deepcopy=True)
+        value = fd.Function(self._lambda.function_space())
+        self.solve_tangent(right_side, value, transposed=True)
+        return AdjointState(value, incoming, self._residual)
 
-    def gradient(self, dependency: Any) -> Any:
+    def gradient(self, dependency: Any, at: AdjointState) -> Any:
         """The gradient with respect to one dependency, in the type that the tape wants."""
-        solver = self.solver
-        if dependency is solver.problem.u:
+        if dependency is self.state.problem.u:
             return None
         if isinstance(dependency, Weights):
-            return self._weight_gradient(dependency)
+            return self._weight_gradient(dependency, at)
         if isinstance(dependency, fd.DirichletBC):
-            return self._boundary_gradient(dependency)
+            return self._boundary_gradient(dependency, at)
+        self.insert(at.value)
         if isinstance(dependency, fd.Constant):
             return self._constant_gradient(dependency)
         cotangent = zero_cotangent(dependency.function_space())
         assemble = self.kept(dependency, partial(self.field_form, dependency))
         return cotangent if assemble is None else assemble(tensor=cotangent)
 
+    def insert(self, value: fd.Function) -> None:
+        """Let the forms hold this adjoint state."""
+        copy_values(value, self._lambda)
+
     def field_form(self, dependency: fd.Function) -> ufl.Form:
         """-(dF/dm)^T lambda as a form, for a Function or the unknown."""
-        copy = self.solver.private(dependency)
+        copy = self.state.copies[dependency]
         test = fd.TestFunction(copy.function_space())
-        return total_derivative(self.weighted, copy, test, self.networks)
+        return total_derivative(self.weighted, copy, test, self.terms)
 
-    def cotangent_form(self, value: fd.Function) -> ufl.Form:
+    def entry_form(self, constant: fd.Constant, index: tuple[int, ...]) -> ufl.Form:
+        """The same for one entry of a Constant."""
+        return constant_derivative(self.weighted, self.state.copies[constant], index, self.terms)
+
+    def cotangent_form(self, network: PrivateNetwork) -> ufl.Form:
         """-(dF/dq)^T lambda as a form, for a network's values q."""
+        value = network.terms.value
         return fd.derivative(self.weighted, value, fd.TestFunction(value.function_space()))
 
-    def _weight_gradient(self, weights: Weights) -> Weights:
-        total = np.zeros(len(weights))
-        for network in self.solver.networks:
-            if network.coefficient.weights is not weights:
-                continue
-            value = network.terms.value
-            assemble = self.kept(value, partial(self.cotangent_form, value))
-            if assemble is not None:
-                vector = self.solver.weights_of(network)
-                cotangent = network.points.at.rows(assemble())
-                total += network.evaluator.weight_vjp(network.points.inputs, cotangent, vector)
-        return Weights(vector=sum_over_ranks(self.solver.unknown.comm, total))
+    def cotangent(self, network: PrivateNetwork, value: fd.Function) -> np.ndarray | None:
+        """-(dF/dq)^T lambda at the rank's points, a row for each; ``None`` where it is zero."""
+        self.insert(value)
+        assemble = self.kept(network, partial(self.cotangent_form, network))
+        return None if assemble is None else network.points.at.rows(assemble()).copy()
 
-    def _boundary_gradient(self, bc: fd.DirichletBC) -> list[fd.DirichletBC]:
+    def _weight_gradient(self, weights: Weights, at: AdjointState) -> Weights:
+        total = np.zeros(len(weights))
+        for network in self.state.networks:
+            if network.weights is weights:
+                cotangent = self.cotangent(network, at.value)
+                if cotangent is not None:
+                    total += network.weight_vjp(cotangent, self.state.weights_of(network))
+        return weights.like(sum_over_ranks(self.state.comm, total))
+
+    def _boundary_gradient(self, bc: fd.DirichletBC, at: AdjointState) -> list[fd.DirichletBC]:
         """A condition that carries the gradient, as pyadjoint's block for conditions wants it."""
-        if self._boundary_residual is None:
-            unknown = self.solver.problem.u
-            assemble = self.kept(unknown, partial(self.field_form, unknown))
-            residual = fd.Cofunction(self._incoming.function_space())
-            residual.assign(self._incoming if assemble is None else self._incoming + assemble())
-            self._boundary_residual = residual
-        values = self._boundary_residual.riesz_representation("l2")
-        sources = [b.source for b in self.solver.boundary]
-        for later in self.solver.boundary[sources.index(bc) + 1 :]:
+        values = at.residual.riesz_representation("l2")
+        conditions = [b.source for b in self.state.boundary]
+        for later in self.state.boundary[conditions.index(bc) + 1 :]:
             later.bc.zero(values)  # where conditions overlap, the last one sets the value
         return [bc.reconstruct(g=_part_in(values, bc.function_space()))]
 
+    def _residual(self, at: AdjointState) -> fd.Cofunction:
+        self.insert(at.value)
+        unknown = self.state.problem.u
+        assemble = self.kept(unknown, partial(self.field_form, unknown))
+        residual = at.incoming.copy(deepcopy=True)
+        if assemble is not None:
+            add(residual, 1.0, assemble())
+        return residual
+
     def _constant_gradient(self, constant: fd.Constant) -> np.ndarray:
-        gradient = np.zeros(constant.ufl_shape)
-        copy = self.solver.private(constant)
-        for index in np.ndindex(constant.ufl_shape):
-            make_form = partial(constant_derivative, self.weighted, copy, index, self.networks)
-            assemble = self.kept((constant, index), make_form)
-            gradient[index] = 0.0 if assemble is None else assemble()
-        return gradient
+        def entry(index: tuple[int, ...]) -> float:
+            assemble = self.kept((constant, index), partial(self.entry_form, constant, index))
+            return 0.0 if assemble is None else assemble()
+
+        return constant_gradient(constant, entry)
+
+
+def add(target: fd.Cofunction, factor: float, part: fd.Cofunction) -> None:
+    """Add ``factor * part`` to ``target``, without what Firedrake's ``+=`` compiles."""
+    with target.dat.vec as total, part.dat.vec_ro as vector:
+        total.axpy(factor, vector)
 
 
 def _part_in(values: fd.Function, space: Any) -> fd.Function:

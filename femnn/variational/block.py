@@ -3,18 +3,70 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint import Block
+from pyadjoint.tape import no_annotations, stop_annotating
+
+from femnn.tape.nodes import add_dependencies
+from femnn.variational.adjoint import Adjoint
+from femnn.variational.forward import ForwardSolve
+from femnn.variational.problem import NeuralVariationalProblem
+from femnn.variational.second_order import SecondOrder
+from femnn.variational.state import State
+
+
+class Solves:
+    """What the blocks of one solver share: forward solves and derivatives, on one state.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    options
+        Keywords of :class:`firedrake.NonlinearVariationalSolver`.
+    warm_start
+        Whether a solve for the tape starts from the last solution.
+    adjoint_parameters
+        Linear solver options for adjoints, or ``None``.
+    """
+
+    def __init__(
+        self,
+        problem: NeuralVariationalProblem,
+        options: Mapping[str, Any],
+        warm_start: bool = True,
+        adjoint_parameters: Mapping | None = None,
+    ):
+        self.state = State(problem, options)
+        self.forward = ForwardSolve(self.state, warm_start)
+        self._adjoint_parameters = adjoint_parameters
+
+    @cached_property
+    def adjoint(self) -> Adjoint:
+        """Adjoint solves."""
+        return Adjoint(self.state, self._adjoint_parameters)
+
+    @cached_property
+    def second_order(self) -> SecondOrder:
+        """Second derivatives."""
+        return SecondOrder(self.adjoint)
 
 
 class SolveBlock(Block):
     """The solution of a variational problem with networks of the unknown inside.
 
-    All the work is done by the solver, on private copies of what the block depends on.
+    All the work is done on the solver's state, in private copies of what the block depends on.
+
+    Parameters
+    ----------
+    solves
+        The solver's forward solves and derivatives.
 
     Attributes
     ----------
@@ -22,77 +74,66 @@ class SolveBlock(Block):
         The smallest norm of a first residual when the solver started from the recorded guess.
     """
 
-    def __init__(self, solver: Any, ad_block_tag: str | None = None):
+    def __init__(self, solves: Solves, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
-        self.solver = solver
-        self.boundary = solver.boundary_snapshots()
+        self.solves = solves
+        with stop_annotating():
+            self.boundary = [b.snapshot() for b in solves.state.boundary]
         self.scale = np.inf
         self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
-        for dependency in solver.dependencies:
-            self.add_dependency(dependency, no_duplicates=True)
+        add_dependencies(self, solves.state.dependencies, no_duplicates=True)
 
     def __str__(self) -> str:
         return "solve(neural variational problem)"
 
-    def _values(self) -> dict[Any, Any]:
-        """What each dependency was; boundary conditions as their nodes on the tape."""
-        return {
-            bv.output: bv if isinstance(bv.output, fd.DirichletBC) else bv.saved_output
-            for bv in self.get_dependencies()
-        }
-
+    @no_annotations
     def recompute_component(
         self, inputs: list, block_variable: Any, idx: int, prepared: Any
     ) -> Any:
         known = None if block_variable.checkpoint is None else block_variable.saved_output
-        solution, self.scale = self.solver.solve_with(
+        solution, self.scale = self.solves.forward.again(
             self._values(), self.boundary, known, self.scale
         )
-        result = maybe_disk_checkpoint(solution)
-        self.solver.remember(self, result)
-        return result
+        return maybe_disk_checkpoint(solution)
 
+    @no_annotations
     def prepare_evaluate_adj(
         self, inputs: list, adj_inputs: list, relevant_dependencies: list
-    ) -> Any:
-        output = self.get_outputs()[0]
-        adjoint = self.solver.linearised_at(self, self._values(), output)
-        self.adj_state = adjoint.solve(adj_inputs[0])
-        self._adjoint_at = weakref.ref(output.checkpoint)
-        return adjoint
+    ) -> Adjoint:
+        self._load_solution()
+        self.adj_state = self.solves.adjoint.solve(adj_inputs[0])
+        self._adjoint_at = weakref.ref(self._output.checkpoint)
+        return self.solves.adjoint
 
+    @no_annotations
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
-        return prepared.gradient(block_variable.output)
+        return prepared.gradient(block_variable.output, self.adj_state)
 
-    def _dots(self) -> dict[Any, Any]:
-        return {bv.output: bv.tlm_value for bv in self.get_dependencies()}
-
-    def prepare_evaluate_tlm(self, inputs: list, tlm_inputs: list, relevant_outputs: list) -> Any:
-        second = self.solver.second_order_at(self, self._values(), self.get_outputs()[0])
-        return second.tangent(self._dots())
+    @no_annotations
+    def prepare_evaluate_tlm(
+        self, inputs: list, tlm_inputs: list, relevant_outputs: list
+    ) -> fd.Function:
+        self._load_solution()
+        return self.solves.second_order.tangent(self._dots())
 
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
         return prepared
 
+    @no_annotations
     def prepare_evaluate_hessian(
         self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> Any:
-        output = self.get_outputs()[0]
-        if self._adjoint_at is None or self._adjoint_at() is not output.checkpoint:
-            raise RuntimeError(
-                "hessian() was called, but not derivative() since the functional was evaluated "
-                "last: the action of the Hessian needs the adjoint at the same controls. Call "
-                "Jhat.derivative() before Jhat.hessian(direction); with TAO's nls, ntl and bntr, "
-                "which do not, use the option '..._init_type': 'direction'."
-            )
-        second = self.solver.second_order_at(self, self._values(), output)
-        second.solve(hessian_inputs[0], self.adj_state, output.tlm_value, self._dots())
-        return second
+        self._check_adjoint()
+        self._load_solution()
+        return self.solves.second_order.adjoint_change(
+            hessian_inputs[0], self.adj_state, self._output.tlm_value, self._dots()
+        )
 
+    @no_annotations
     def evaluate_hessian_component(
         self,
         inputs: list,
@@ -103,4 +144,35 @@ class SolveBlock(Block):
         relevant_dependencies: list,
         prepared: Any = None,
     ) -> Any:
-        return prepared.gradient(block_variable.output)
+        return self.solves.second_order.gradient(block_variable.output, prepared)
+
+    @property
+    def _output(self) -> Any:
+        return self.get_outputs()[0]
+
+    def _values(self) -> dict[Any, Any]:
+        """What each dependency was; boundary conditions as their nodes on the tape."""
+        return {
+            bv.output: bv if isinstance(bv.output, fd.DirichletBC) else bv.saved_output
+            for bv in self.get_dependencies()
+        }
+
+    def _dots(self) -> dict[Any, Any]:
+        return {bv.output: bv.tlm_value for bv in self.get_dependencies()}
+
+    def _load_solution(self) -> None:
+        """Let the state be that of this block's solution.  Collective."""
+        state = self.solves.state
+        values = {**self._values(), state.problem.u: self._output.saved_output}
+        state.load(values, self.boundary)
+        state.evaluate()
+        state.raise_failures()
+
+    def _check_adjoint(self) -> None:
+        if self._adjoint_at is None or self._adjoint_at() is not self._output.checkpoint:
+            raise RuntimeError(
+                "hessian() was called, but not derivative() since the functional was evaluated "
+                "last: the action of the Hessian needs the adjoint at the same controls. Call "
+                "Jhat.derivative() before Jhat.hessian(direction); with TAO's nls, ntl and bntr, "
+                "which do not, use the option '..._init_type': 'direction'."
+            )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Hashable
 from typing import Any
 
 import firedrake as fd
 import ufl
-from firedrake.petsc import DEFAULT_KSP_PARAMETERS
+from pyadjoint.tape import annotate_tape, stop_annotating
 
+from femnn.fields.copies import dependencies_of
+from femnn.variational.block import Solves
 from femnn.variational.problem import NeuralVariationalProblem
-from femnn.variational.solver import NeuralVariationalSolver
+from femnn.variational.solver import solve_and_record
+
+NUMBERS = (ufl.constantvalue.Zero, ufl.constantvalue.ScalarValue)
+
+# Kept as long as a block on a tape uses it.
+_kept: weakref.WeakValueDictionary[Hashable, Solves] = weakref.WeakValueDictionary()
 
 
 def solve(
@@ -22,6 +31,9 @@ def solve(
     **kwargs: Any,
 ) -> fd.Function:
     """Firedrake's ``solve`` for problems with neural coefficients.  Collective.
+
+    What the tape records shares one solver, and one matrix, among all calls with the same equation,
+    unknown, boundary conditions and options.
 
     Parameters
     ----------
@@ -41,40 +53,76 @@ def solve(
 
     Raises
     ------
+    TypeError
+        If the equation is neither ``F == 0`` nor ``a == L``.
     firedrake.ConvergenceError
         If the solve fails; ``u`` then keeps its value.
+    TypeError
+        If the equation is neither ``F == 0`` nor ``a == L``.
     """
-    linear = isinstance(equation.lhs, ufl.Form) and len(equation.lhs.arguments()) == 2
-    if linear:
-        F = _residual_of_linear(equation.lhs, equation.rhs, u)
-    elif equation.rhs == 0:
-        F = equation.lhs
-    else:
+    annotate = annotate_tape(kwargs)
+    tag = kwargs.pop("ad_block_tag", None)
+    bcs = [] if bcs is None else list(bcs) if isinstance(bcs, (list, tuple)) else [bcs]
+    forms = {"J": J, "Jp": Jp, "form_compiler_parameters": form_compiler_parameters}
+    key = _key(equation, u, bcs, forms, kwargs)
+    solves = None if key is None else _kept.get(key)
+    if solves is None or _conditions(solves.state.problem.bcs) != _conditions(bcs):
+        solves = _make(equation, u, bcs, forms, kwargs)
+        if key is not None:
+            _kept[key] = solves
+    return solve_and_record(solves, annotate, tag)
+
+
+def _make(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -> Solves:
+    problem = _problem(equation, u, bcs, **forms)
+    own = {k: options.pop(k) for k in ("warm_start",) if k in options}
+    adjoint = options.pop("adjoint_solver_parameters", None)
+    with stop_annotating():
+        return Solves(problem, options, **own, adjoint_parameters=adjoint)
+
+
+def _problem(
+    equation: Any, u: fd.Function, bcs: list, J: Any, Jp: Any, form_compiler_parameters: Any
+) -> NeuralVariationalProblem:
+    parameters = {"form_compiler_parameters": form_compiler_parameters}
+    left, right = equation.lhs, equation.rhs
+    if isinstance(left, ufl.Form) and len(left.arguments()) == 2:
+        return NeuralVariationalProblem.linear(left, right, u, bcs, Jp, **parameters)
+    if right != 0:
         raise TypeError("solve: write the equation as F == 0, or as a == L with a bilinear a.")
-    annotate = {k: kwargs.pop(k) for k in ("annotate",) if k in kwargs}
-    problem = NeuralVariationalProblem(
-        F,
-        u,
-        bcs,
-        J=J,
-        Jp=Jp,
-        form_compiler_parameters=form_compiler_parameters,
-        is_linear=linear,
+    return NeuralVariationalProblem(left, u, bcs, J=J, Jp=Jp, **parameters)
+
+
+def _key(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -> Hashable:
+    """What tells calls apart; ``None`` where the call is to have a solver of its own."""
+    sides = [s for s in (equation.lhs, equation.rhs, forms["J"], forms["Jp"]) if s is not None]
+    written = [side for side in sides if isinstance(side, ufl.Form)]
+    held = [d for form in written for d in dependencies_of(form)]
+    linear = isinstance(equation.lhs, ufl.Form) and len(equation.lhs.arguments()) == 2
+    if linear and u in held:
+        return None  # it stands for its value at this moment
+    # Forms are equal by their signatures, in which Functions are numbered, and by what holds data.
+    same = [id(o) for o in (u, *held, *(d for form in written for d in form.ufl_domains()))]
+    sides = [side.signature() if isinstance(side, ufl.Form) else side for side in sides]
+    try:
+        parameters = _frozen([forms["form_compiler_parameters"], options])
+        key = (*sides, *same, _conditions(bcs), parameters)
+        hash(key)
+    except TypeError:
+        return None
+    return key
+
+
+def _conditions(bcs: list) -> tuple[Hashable, ...]:
+    """Conditions that hold numbers now are told apart by these, others by the object."""
+    held = [getattr(bc, "_function_arg", None) for bc in bcs]
+    return tuple(
+        (bc.function_space(), bc.sub_domain, str(value)) if isinstance(value, NUMBERS) else id(bc)
+        for bc, value in zip(bcs, held, strict=True)
     )
-    if linear:
-        parameters = dict(kwargs.get("solver_parameters") or {})
-        kwargs["solver_parameters"] = {
-            "snes_type": "ksponly",
-            "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"],
-            **parameters,
-        }
-    return NeuralVariationalSolver(problem, **kwargs).solve(**annotate)
 
 
-def _residual_of_linear(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form:
-    """The residual of a == L; what holds ``u`` already takes its present value, as it must."""
-    forms = [form for form in (a, L) if isinstance(form, ufl.Form)]
-    if any(u in form.coefficients() for form in forms):
-        before = {u: u.copy(deepcopy=True)}
-        a, L = (ufl.replace(f, before) if isinstance(f, ufl.Form) else f for f in (a, L))
-    return fd.action(a, u) - L
+def _frozen(value: Any) -> Hashable:
+    if isinstance(value, dict):
+        return tuple((k, _frozen(v)) for k, v in sorted(value.items()))
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.func import functional_call, jvp
 
+from femnn.evaluation import threads
 from femnn.evaluation.evaluator import PointEvaluator, total_inputs
 from femnn.evaluation.parameters import ParameterVector
 from femnn.networks.mlp import MLP, Gradient
@@ -332,8 +333,18 @@ def batch_norm():
         (lambda: Fails(lambda x: x - x.mean(0)), r"batch: .*evaluation mode .net.eval"),
         (dropout, "evaluation mode"),
         (batch_norm, "evaluation mode"),
+        (lambda: Fails(lambda x: torch.nn.functional.dropout(x)), "another value at another call"),
+        (lambda: torch.nn.RReLU(), "another value at another call"),
+        (lambda: Fails(lambda x: (x - 1).log() - x.mean()), "when other points are in the batch"),
+        (lambda: Fails(lambda x: torch.complex(x, x)), r"numbers of torch.complex128.*two outputs"),
+        (lambda: Fails(lambda x: x > 0), "numbers of torch.bool"),
+        (lambda: torch.nn.LazyLinear(1), "lazy layers.*pass a batch of points"),
+        (lambda: torch.nn.Linear(2, 1, device="meta"), r"meta device.*net.to_empty"),
     ],
-    ids=["inputs", "index", "1d", "3d", "summed", "tuple", "mean", "dropout", "batch norm"],
+    ids=[
+        *("inputs", "index", "1d", "3d", "summed", "tuple", "mean", "dropout", "batch norm"),
+        *("function", "random", "not a number", "complex", "boolean", "lazy", "meta"),
+    ],
 )
 def test_unfit_modules_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
@@ -347,6 +358,114 @@ def test_evaluation_mode_is_accepted(make):
     x = RNG.uniform(-1, 1, (9, 2))
     with torch.no_grad():
         assert np.allclose(evaluator.value(x), net(torch.from_numpy(x)).numpy())
+
+
+class Scaled(torch.nn.Module):
+    """Has what is not a parameter: an attribute, a tensor that torch does not know of, a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = MLP(1, 4, 1, seed=2)
+        self.factor, self.shift = 2.0, [torch.tensor(0.5)]
+        self.register_buffer("power", torch.tensor(1.0, dtype=torch.float64))
+        self.net.layers[0].bias.requires_grad_(False)
+
+    def forward(self, x):
+        return self.factor * self.net(x) ** self.power + self.shift[0]
+
+
+CHANGES = {
+    "attribute": lambda net: setattr(net, "factor", 3.0),
+    "hidden tensor": lambda net: net.shift[0].mul_(2.0),
+    "buffer": lambda net: net.power.data.mul_(2.0),
+    "frozen parameter": lambda net: net.net.layers[0].bias.data.add_(1.0),
+    "forward": lambda net: setattr(net, "forward", lambda x: net.net(x)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_is_not_a_weight_changes_the_version(change):
+    net = Scaled()
+    evaluator = PointEvaluator(net, 1)
+    x = RNG.uniform(250, 300, (50, 1))
+    before = evaluator.version()
+    evaluator.value(x)
+    w = evaluator.parameters.read()
+    evaluator.value_and_derivative(x, 2 * w)
+    evaluator.parameters.write(3 * w)
+    assert evaluator.version() == before, "other weights are not another module"
+    change(net)
+    assert evaluator.version() > before
+    assert evaluator.version() == evaluator.version()
+
+
+def test_a_change_that_shows_only_where_the_points_are_is_seen():
+    net = Scaled()
+    net.limit = 260.0
+    net.forward = lambda x: net.net(x) * (x > net.limit)
+    evaluator = PointEvaluator(net, 1)
+    evaluator.value(RNG.uniform(250, 300, (50, 1)))
+    before = evaluator.version()
+    net.limit = 400.0
+    assert evaluator.version() > before
+
+
+def test_parameters_that_are_frozen_later_are_refused():
+    net = MLP(1, 4, 1)
+    evaluator = PointEvaluator(net, 1)
+    net.layers[0].bias.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"were frozen after.*make the coefficient anew"):
+        evaluator.version()
+
+
+def test_another_dtype_later():
+    net = MLP(1, 4, 1, seed=3)
+    evaluator = PointEvaluator(net, 1)
+    x = RNG.uniform(-1, 1, (20, 1))
+    w = evaluator.parameters.read()
+    w.flags.writeable = False
+    exact = evaluator.value(x, w)
+    before = evaluator.version()
+    net.float()
+    rounded = evaluator.value(x, w)
+    assert evaluator.version() == before
+    assert 0 < np.abs(rounded - exact).max() < 1e-5
+    net.double()
+    assert np.array_equal(evaluator.value(x, w), exact)
+
+
+@pytest.mark.parametrize(("width", "wanted"), [(8, 1), (400, 2)])
+def test_threads_are_shared_by_large_networks_only(width, wanted, monkeypatch):
+    monkeypatch.setattr(threads, "cores_of_rank", lambda: 2)
+    seen = []
+    net = torch.nn.Sequential(MLP(1, width, width, 1), Fails(lambda x: _noted(seen, x)))
+    own = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        evaluator = PointEvaluator(net, 1)
+        seen.clear()
+        evaluator.value_and_derivative(np.zeros((5, 1)))
+        assert set(seen) == {wanted}
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(own)
+
+
+def _noted(seen, x):
+    seen.append(torch.get_num_threads())
+    return x
+
+
+def test_cores_are_shared_by_the_ranks_of_a_node(monkeypatch):
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 16)
+    for name in threads._LOCAL_RANKS:
+        monkeypatch.delenv(name, raising=False)
+    assert threads.cores_of_rank() == 16
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "6")
+    assert threads.cores_of_rank() == 2
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 64)
+    assert threads.cores_of_rank() == 16, "the launcher has bound this rank to cores of its own"
 
 
 @pytest.mark.parametrize("thing", [lambda x: x, "net", None, np.ones((2, 1))])

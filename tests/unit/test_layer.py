@@ -150,7 +150,7 @@ def test_several_forwards_on_a_tape_with_checkpoints():
         tape.clear_tape()
         continue_annotation()
         if schedule is not None:
-            femnn.enable_checkpointing(schedule)
+            tape = femnn.enable_checkpointing(schedule)
         V = FunctionSpace(UnitIntervalMesh(6), "CG", 1)
         u, un, v, f = Function(V), Function(V), TestFunction(V), Function(V).assign(3.0)
         kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus"), u)
@@ -249,6 +249,113 @@ def test_state_dict_round_trip_of_a_model(tmp_path, assign):
     assert all(p is q for p, q in zip(layer.parameters(), kappa.net.parameters(), strict=True))
 
 
+def named_model(net):
+    """A layer of the weights of ``net`` and of a scalar network."""
+    V = FunctionSpace(UnitSquareMesh(2, 2), "CG", 1)
+    u, v = Function(V), TestFunction(V)
+    x, y = SpatialCoordinate(V.mesh())
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, output="softplus", seed=5), u)
+    source = femnn.NeuralCoefficient(net, x, y)
+    continue_annotation()
+    F = kappa * inner(grad(u), grad(v)) * dx - source * v * dx(degree=source.degree)
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"), solver_parameters=TIGHT)
+    J = femnn.assemble(u**2 * dx)
+    pause_annotation()
+    controls = [Control(kappa.weights), Control(source.weights)]
+    return femnn.PDELayer(ReducedFunctional(J, controls)), kappa.net
+
+
+class Blocks(torch.nn.Module):
+    """Parts with names of their own, a frozen one, a buffer, and a layer that is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        make = lambda i, o: torch.nn.Linear(i, o, dtype=torch.float64)  # noqa: E731
+        self.trunk = torch.nn.ModuleDict({"first": make(2, 4), "hidden": make(4, 4)})
+        self.again, self.head = self.trunk["hidden"], make(4, 1)
+        self.scale = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.head.bias.requires_grad_(False)
+        self.register_buffer("shift", torch.tensor(3.0, dtype=torch.float64))
+
+    def forward(self, x):
+        h = torch.tanh(self.trunk["first"](x))
+        h = torch.tanh(self.again(torch.tanh(self.trunk["hidden"](h))))
+        return self.scale * self.head(h) + self.shift
+
+
+def test_parameters_have_the_names_that_they_have_in_their_networks(tmp_path):
+    """A state is read by people, and loaded into the networks themselves."""
+    net = Blocks()
+    layer, law = named_model(net)
+    trained = [n for n, p in net.named_parameters() if p.requires_grad]
+    assert "trunk.hidden.weight" in trained
+    expected = [f"networks.0.{n}" for n, _ in law.named_parameters()]
+    expected += [f"networks.1.{n}" for n in trained]
+    assert [n for n, _ in layer.named_parameters()] == expected
+    assert list(layer.state_dict()) == expected
+    assert all(
+        p is (law if n.startswith("networks.0.") else net).get_parameter(n.split(".", 2)[2])
+        for n, p in layer.named_parameters()
+    )
+    before = layer().item()
+    torch.save(layer.state_dict(), tmp_path / "layer.pt")
+    with torch.no_grad():
+        for p in layer.parameters():
+            p += 0.3
+    assert abs(layer().item() - before) > 1e-3 * before
+    state = torch.load(tmp_path / "layer.pt", weights_only=True)
+    law.load_state_dict({n[11:]: t for n, t in state.items() if n.startswith("networks.0.")})
+    own = {n[11:]: t for n, t in state.items() if n.startswith("networks.1.")}
+    missing, unexpected = net.load_state_dict(own, strict=False)
+    assert set(missing) == {"shift", "head.bias", "again.weight", "again.bias"}
+    assert unexpected == []
+    assert layer().item() == pytest.approx(before, rel=1e-10)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_networks_part_of_the_layer_takes_the_state_of_another_network(assign):
+    layer, law = named_model(Blocks())
+    other = femnn.MLP(1, 3, 1, output="softplus", seed=9)
+    before = layer().item()
+    layer.networks[0].load_state_dict(other.state_dict(), assign=assign)
+    assert all(
+        torch.equal(p, q) and p is not q
+        for p, q in zip(law.parameters(), other.parameters(), strict=True)
+    )
+    assert {id(p) for p in layer.networks[0].parameters()} == {id(p) for p in law.parameters()}
+    assert abs(layer().item() - before) > 1e-3 * before
+    law.load_state_dict(layer.networks[0].state_dict())
+
+
+def test_an_assembled_residual_as_the_result():
+    """The layer gives the residual's entries; its gradients are those of finite differences."""
+    V = FunctionSpace(UnitSquareMesh(3, 3), "CG", 1)
+    u, v, f = Function(V, name="u"), TestFunction(V), Function(V).assign(2.0)
+    u.interpolate(SpatialCoordinate(V.mesh())[0] ** 2)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus"), u)
+    continue_annotation()
+    residual = femnn.assemble(kappa * inner(grad(u), grad(v)) * dx - f**2 * v * dx)
+    pause_annotation()
+    layer = femnn.PDELayer(
+        ReducedFunctional(residual, [Control(kappa.weights), Control(u), Control(f)])
+    )
+    a, b = (torch.tensor(g.dat.data_ro.copy(), requires_grad=True) for g in (u, f))
+    np.testing.assert_allclose(layer(a, b).detach(), residual.dat.data_ro, rtol=1e-12, atol=1e-14)
+    assert torch.autograd.gradcheck(
+        lambda a, b, *_: layer(a, b), (a, b, *layer.parameters()), eps=1e-6, atol=1e-6
+    )
+
+
+def test_results_of_another_kind_are_refused():
+    weights = femnn.Weights.of(femnn.MLP(1, 3, 1))
+    continue_annotation()
+    value = 2.0 * weights
+    pause_annotation()
+    with pytest.raises(TypeError, match="functional is a Weights, wanted a number, a Function or"):
+        femnn.PDELayer(ReducedFunctional(value, Control(weights)))
+
+
 def test_a_layer_is_not_copied():
     J, _, kappa, _, _ = recorded()
     layer = femnn.PDELayer(ReducedFunctional(J, Control(kappa.weights)))
@@ -336,6 +443,30 @@ def test_a_field_and_networks_outside_do_not_depend_on_ranks():
         results.append((comm.allreduce(loss.item()), outside, inside))
     for found, wanted in zip(*results, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_an_assembled_residual_does_not_depend_on_ranks():
+    results = []
+    for comm in (COMM_WORLD, COMM_SELF):
+        get_working_tape().clear_tape()
+        V = FunctionSpace(UnitSquareMesh(4, 4, comm=comm), "CG", 1)
+        u, v = Function(V), TestFunction(V)
+        x, y = SpatialCoordinate(V.mesh())
+        u.interpolate(x * y**2)
+        kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus"), u)
+        continue_annotation()
+        residual = femnn.assemble(kappa * inner(grad(u), grad(v)) * dx)
+        pause_annotation()
+        layer = femnn.PDELayer(ReducedFunctional(residual, [Control(kappa.weights), Control(u)]))
+        a = torch.tensor(u.dat.data_ro.copy(), requires_grad=True)
+        entries = layer(a)
+        entries.square().sum().backward()
+        inside = np.concatenate([p.grad.numpy().ravel() for p in layer.parameters()])
+        total = comm.allreduce(entries.square().sum().item())
+        results.append((total, inside, comm.allreduce(a.grad.square().sum().item())))
+    for found, wanted in zip(*results, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parallel([1, 2, 3])

@@ -272,7 +272,7 @@ def test_import_of_the_package_does_not_import_firedrake():
 def test_unknown_name_in_the_package():
     import femnn
 
-    with pytest.raises(AttributeError, match="no attribute 'Perceptron'"):
+    with pytest.raises(AttributeError, match="No femnn attribute Perceptron"):
         _ = femnn.Perceptron
     assert set(femnn.__all__) <= set(dir(femnn))
     assert all(getattr(femnn, name) is not None for name in femnn.__all__)

@@ -7,13 +7,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
+from checkpoint_schedules import Revolve
 from firedrake import *
 from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
-from femnn.training.fit import FitResult
+from femnn.training.interruption import Interruption
+from femnn.training.loss import Loss
+from femnn.training.result import FitResult
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
 
@@ -70,6 +74,11 @@ def poisson(net=None, comm=MPI.COMM_SELF, n=8, noise=0.0, scale=1.0, explicit=No
     controls = [Control(c.weights) for c in coefficients]
     Jhat = ReducedFunctional(J, controls if explicit is not None else controls[0])
     return Jhat, coefficients if explicit is not None else kappa
+
+
+def rate(method, value):
+    """Adam's learning rate; L-BFGS has none."""
+    return {"learning_rate": value} if method == "Adam" else {}
 
 
 def check_consistency(result, Jhat, kappa):
@@ -152,11 +161,85 @@ def test_adam_is_torchs():
     assert np.allclose(seen, expected, rtol=0, atol=1e-7)
 
 
+INSTANCES = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=2.0, momentum=0.5),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.05),
+    "LBFGS": lambda p: torch.optim.LBFGS(p, max_iter=4, line_search_fn="strong_wolfe"),
+}
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_torch_optimisers_as_instances(name):
+    Jhat, kappa = poisson()
+    result = femnn.fit(Jhat, INSTANCES[name](kappa.net.parameters()), maxiter=12, progress=False)
+    check_consistency(result, Jhat, kappa)
+    assert result.loss < 0.3 * result.initial_loss
+    assert result.iterations == 12
+    assert all(p.grad is None for p in kappa.net.parameters())
+    if name != "LBFGS":
+        assert result.evaluations == 13
+
+
+def test_a_torch_optimiser_with_groups_and_a_scheduler_is_torchs():
+    """The iterates are those of torch's own loop with the same gradients."""
+    seen = []
+    for by_fit in (True, False):
+        Jhat, kappa = poisson()
+        first, *rest = kappa.net.parameters()
+        optimiser = torch.optim.AdamW([{"params": [first], "lr": 0.05}, {"params": rest}], lr=0.01)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
+        if by_fit:
+            femnn.fit(
+                Jhat,
+                optimiser,
+                maxiter=4,
+                callback=lambda step, w, s=scheduler: step.iteration and s.step(),
+                progress=False,
+            )
+        else:
+            for _ in range(4):
+                Jhat(kappa.weights)
+                gradient = Jhat.derivative()
+                tensors = kappa.weights.split(gradient.vector)
+                for p, g in zip(kappa.net.parameters(), tensors, strict=True):
+                    p.grad = g
+                optimiser.step()
+                scheduler.step()
+        assert [g["lr"] for g in optimiser.param_groups] == [0.05 / 16, 0.01 / 16]
+        seen.append(kappa.weights.vector)
+    np.testing.assert_allclose(*seen, rtol=0, atol=1e-7)
+
+
+def test_a_torch_optimiser_whose_step_fails_goes_back_and_halves_its_rate():
+    Jhat, kappa = poisson(Fragile(0.8))
+    optimiser = torch.optim.Adam(kappa.net.parameters(), lr=0.3)
+    result = femnn.fit(Jhat, optimiser, maxiter=15, progress=False)
+    check_consistency(result, Jhat, kappa)
+    assert result.rejected > 0
+    halvings = np.log2(0.3 / optimiser.param_groups[0]["lr"])
+    assert halvings in (result.rejected, result.rejected - 1), "the last try may be a failed one"
+    assert result.loss < result.initial_loss
+
+
+def test_torch_optimisers_of_other_parameters_or_with_settings_beside_are_refused():
+    Jhat, kappa = poisson()
+    other = torch.optim.SGD([*kappa.net.parameters(), torch.nn.Parameter(torch.ones(2))], lr=1.0)
+    with pytest.raises(
+        ValueError, match=r"SGD has 1 parameters that are not the controls': make it"
+    ):
+        femnn.fit(Jhat, other, progress=False)
+    own = torch.optim.SGD(kappa.net.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=r"learning_rate=0\.1 is nothing that SGD uses"):
+        femnn.fit(Jhat, own, learning_rate=0.1, progress=False)
+    with pytest.raises(ValueError, match=r"'momentum', which SGD does not take"):
+        femnn.fit(Jhat, own, options={"momentum": 0.9}, progress=False)
+
+
 @pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
 def test_target(method):
     Jhat, kappa = poisson()
     target = 0.5 * float(Jhat(kappa.weights))
-    options = {"method": method, "learning_rate": 0.05, "progress": False}
+    options = {"method": method, "progress": False, **rate(method, 0.05)}
     result = femnn.fit(Jhat, target=target, maxiter=100, **options)
     check_consistency(result, Jhat, kappa)
     assert result.reason == "target"
@@ -194,13 +277,131 @@ def test_convergence_by_the_gradient(method):
     Jhat, kappa = poisson()
     Jhat(kappa.weights)
     gtol = 0.3 * abs(Jhat.derivative().vector).max()
-    result = femnn.fit(Jhat, method, gtol=gtol, learning_rate=0.03, maxiter=200, progress=False)
+    result = femnn.fit(Jhat, method, gtol=gtol, maxiter=200, progress=False, **rate(method, 0.03))
     check_consistency(result, Jhat, kappa)
     assert result.reason == "converged"
     assert result.success
     assert result.iterations > 0
     Jhat(kappa.weights.like(result.weights))
     assert abs(Jhat.derivative().vector).max() <= gtol
+
+
+@pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
+def test_in_a_callback_the_networks_hold_the_weights_of_the_step(method, tmp_path):
+    Jhat, (kappa, source) = poisson(explicit=femnn.MLP(2, 4, 1, output="exp", seed=2))
+    steps = []
+
+    def callback(step, weights):
+        held = np.concatenate([kappa.weights.vector, source.weights.vector])
+        assert np.array_equal(held, weights)
+        femnn.save(kappa.net, tmp_path / f"{step.iteration}.safetensors", comm=MPI.COMM_SELF)
+        steps.append(weights)
+        kappa.weights.assign(np.zeros(19))  # what a callback does to them is not kept
+
+    femnn.fit(Jhat, method, maxiter=3, callback=callback, progress=False)
+    assert len(steps) == 4
+    for iteration, weights in enumerate(steps):
+        saved = femnn.load(tmp_path / f"{iteration}.safetensors")
+        vector = torch.nn.utils.parameters_to_vector(saved.parameters()).detach().numpy()
+        assert np.array_equal(vector, weights[: len(vector)])
+
+
+def gradient_at(Jhat, weights):
+    Jhat(weights)
+    return Jhat.derivative().vector
+
+
+class Counting:
+    """A reduced functional whose evaluations are counted."""
+
+    def __init__(self, Jhat):
+        self.Jhat, self.calls, self.controls = Jhat, 0, Jhat.controls
+
+    tape = property(lambda self: self.Jhat.tape)
+    functional = property(lambda self: self.Jhat.functional)
+
+    def __call__(self, values):
+        self.calls += 1
+        return self.Jhat(values)
+
+    def derivative(self):
+        return self.Jhat.derivative()
+
+
+@pytest.mark.parametrize("case", ["best is last", "best is not last", "evaluated elsewhere"])
+def test_afterwards_the_derivative_is_that_of_the_best_weights(case):
+    Jhat, kappa = poisson()
+    counting, start = Counting(Jhat), kappa.weights.like(kappa.weights.vector)
+    rate = 1.0 if case == "best is not last" else 1e-3
+
+    def callback(step, weights):
+        if case == "evaluated elsewhere":
+            Jhat(start)
+
+    result = femnn.fit(
+        counting, "Adam", maxiter=4, learning_rate=rate, callback=callback, progress=False
+    )
+    best_is_last = result.loss == result.history[-1].loss
+    assert best_is_last == (case != "best is not last")
+    assert counting.calls == result.evaluations + (case != "best is last")
+    found = Jhat.derivative().vector
+    assert np.linalg.norm(found) == pytest.approx(result.gradient_norm, rel=1e-6)
+    np.testing.assert_allclose(found, gradient_at(Jhat, kappa.weights), rtol=1e-6, atol=1e-12)
+
+
+def test_afterwards_the_derivative_is_right_where_the_last_evaluation_has_failed():
+    Jhat, kappa = poisson(Fragile(0.3))
+    result = femnn.fit(Jhat, "Adam", maxiter=1, learning_rate=0.5, progress=False)
+    assert (result.rejected, result.iterations) == (1, 0)
+    found = Jhat.derivative().vector
+    np.testing.assert_allclose(found, gradient_at(Jhat, kappa.weights), rtol=1e-6, atol=1e-12)
+
+
+def test_afterwards_the_derivative_is_right_under_a_schedule():
+    V = FunctionSpace(UnitIntervalMesh(6), "CG", 1)
+    u, un, v, f = Function(V), Function(V), TestFunction(V), Function(V).assign(3.0)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus"), u)
+    F = (u - un) / 0.1 * v * dx + kappa * inner(grad(u), grad(v)) * dx - f * v * dx
+    problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, "on_boundary"))
+    solver = femnn.NeuralVariationalSolver(problem, solver_parameters=TIGHT)
+    continue_annotation()
+    tape = femnn.enable_checkpointing(Revolve(6, 2))
+    J = 0
+    for _ in tape.timestepper(iter(range(6))):
+        solver.solve()
+        un.assign(u)
+        J = J + femnn.assemble((u - 0.3) ** 2 * dx)
+    pause_annotation()
+    Jhat = ReducedFunctional(J, Control(kappa.weights))
+    femnn.fit(Jhat, "Adam", maxiter=3, learning_rate=0.3, progress=False)
+    found = Jhat.derivative().vector
+    np.testing.assert_allclose(found, gradient_at(Jhat, kappa.weights), rtol=1e-6, atol=1e-12)
+
+
+class FailsAt:
+    """A reduced functional whose evaluation with this number fails."""
+
+    def __init__(self, Jhat, number):
+        self.Jhat, self.left, self.controls = Jhat, number, Jhat.controls
+
+    def __call__(self, values):
+        self.left -= 1
+        if self.left == 0:
+            raise ConvergenceError("the solver has failed")
+        return self.Jhat(values)
+
+    def derivative(self):
+        return self.Jhat.derivative()
+
+
+def test_a_last_evaluation_that_fails_is_a_warning_with_the_result_kept():
+    Jhat, kappa = poisson()
+    options = {"maxiter": 3, "learning_rate": 1.0, "progress": False}
+    fails = FailsAt(Jhat, number=5)  # the first, three of Adam's, then back to the best
+    with pytest.warns(UserWarning, match=r"at the best weights.*the solver has failed.*evaluate"):
+        result = femnn.fit(fails, "Adam", **options)
+    assert fails.left == 0
+    assert np.array_equal(kappa.weights.vector, result.weights)
 
 
 def test_convergence_by_the_loss_and_limit_of_evaluations():
@@ -327,7 +528,7 @@ def test_other_errors_reach_the_caller_and_the_best_weights_are_kept(method):
             net.left = 3  # fails within the next evaluation
 
     with pytest.raises(RuntimeError, match="the device is gone"):
-        femnn.fit(Jhat, method, callback=callback, learning_rate=0.03, progress=False)
+        femnn.fit(Jhat, method, callback=callback, progress=False, **rate(method, 0.03))
     best = min(seen, key=lambda s: s[0])
     assert len(seen) == 5
     assert best[0] < seen[0][0]
@@ -449,6 +650,151 @@ def test_unknown_method():
         femnn.fit(Jhat, "SGD")
 
 
+REFUSED = [
+    ({"maxiter": -3}, ValueError, r"maxiter=-3, wanted 0 or more"),
+    ({"maxiter": 3.7}, ValueError, r"maxiter=3\.7, wanted a whole number"),
+    ({"maxiter": "3"}, TypeError, r"maxiter='3', wanted a whole number"),
+    ({"target": float("nan")}, ValueError, r"target=nan, wanted a finite number"),
+    ({"target": "low"}, TypeError, r"target='low', wanted a number"),
+    ({"gtol": -1e-3}, ValueError, r"gtol=-0\.001, wanted a finite number, 0 or more"),
+    ({"ftol": float("inf")}, ValueError, r"ftol=inf, wanted a finite number, 0 or more"),
+    ({"learning_rate": 0.1}, ValueError, r"learning_rate=0\.1 is nothing that L-BFGS uses"),
+    ({"method": "Adam", "learning_rate": 0}, ValueError, r"learning_rate=0 takes no steps"),
+    ({"method": "Adam", "learning_rate": -1}, ValueError, r"learning_rate=-1, wanted .* 0 or more"),
+    ({"method": "Adam", "ftol": 1e-3}, ValueError, r"ftol=0\.001 is nothing that Adam uses"),
+    ({"options": {"maxcorr": 5}}, ValueError, r"'maxcorr', which L-BFGS .* mean 'maxcor'\?"),
+    ({"options": {"maxiter": 5}}, ValueError, r"'maxiter', .* an argument of fit: maxiter="),
+    ({"options": {"maxls": 0}}, ValueError, r"options\['maxls'\]=0, wanted 1 or more"),
+    ({"options": ["maxcor"]}, TypeError, r"options is a list, wanted a dict"),
+    ({"method": "Adam", "options": {"beta": (0.9, 0.9)}}, ValueError, r"mean 'betas'\?"),
+    ({"method": "Adam", "options": {"betas": (2, 0.9)}}, ValueError, "Invalid beta parameter"),
+    ({"method": "Adam", "options": {"lr": 0.1}}, ValueError, r"of fit: learning_rate=\.\.\."),
+    ({"method": "Adam", "options": {"maxcor": 5}}, ValueError, r"'maxcor', which Adam does not"),
+    ({"callback": 3}, TypeError, r"callback is a int, wanted a function"),
+]
+
+
+@pytest.mark.parametrize(("settings", "error", "message"), REFUSED, ids=lambda x: str(x)[:40])
+def test_settings_that_mean_nothing_are_refused(settings, error, message):
+    Jhat, kappa = poisson()
+    before = kappa.evaluator.sweeps.copy()
+    with pytest.raises(error, match=message):
+        femnn.fit(Jhat, **settings, progress=False)
+    assert kappa.evaluator.sweeps == before
+
+
+def test_numpys_numbers_are_settings_too():
+    Jhat, _ = poisson()
+    options = {"maxcor": np.int64(5)}
+    result = femnn.fit(
+        Jhat, maxiter=np.int32(2), target=np.float32(0), options=options, progress=False
+    )
+    assert result.iterations == 2
+
+
+def test_what_is_not_a_reduced_functional_of_numbers_is_refused():
+    Jhat, kappa = poisson()
+    with pytest.raises(TypeError, match=r"got a AdjFloat, wanted a ReducedFunctional: make it of"):
+        femnn.fit(Jhat.functional)
+    with pytest.raises(TypeError, match=r"got a float, wanted a ReducedFunctional"):
+        femnn.fit(1.0)
+    field = ReducedFunctional(kappa.operands[0], Control(kappa.weights))
+    with pytest.raises(TypeError, match=r"the functional is a Function, wanted a number: assemble"):
+        femnn.fit(field)
+
+
+def test_a_tape_that_was_cleared_is_named():
+    Jhat, kappa = poisson()
+    before = kappa.weights.vector
+    get_working_tape().clear_tape()
+    with pytest.raises(ValueError, match=r"no block on the tape computes the functional: the tape"):
+        femnn.fit(Jhat, progress=False)
+    poisson(kappa.net)  # other blocks on the same tape
+    with pytest.raises(ValueError, match=r"no block on the tape computes the functional"):
+        femnn.fit(Jhat, progress=False)
+    assert np.array_equal(kappa.weights.vector, before)
+
+
+def test_a_network_without_trainable_parameters_is_named():
+    net = femnn.MLP(1, 6, 1, output="softplus", seed=1).requires_grad_(False)
+    Jhat, _ = poisson(net)
+    with pytest.raises(ValueError, match=r"controls \(MLP\) have no trainable parameters: wanted"):
+        femnn.fit(Jhat, progress=False)
+
+
+def shared_trunk(both):
+    """Two networks with the same trunk; the functional depends on one or on both."""
+    trunk = femnn.MLP(1, 4, 4, seed=1)
+    heads = [femnn.MLP(4, 3, 1, output="softplus", seed=s) for s in (2, 3)]
+    V = FunctionSpace(UnitSquareMesh(4, 4), "CG", 1)
+    u, f = Function(V), Function(V).interpolate(SpatialCoordinate(V.mesh())[0])
+    first, second = (femnn.NeuralCoefficient(torch.nn.Sequential(trunk, h), f) for h in heads)
+    continue_annotation()
+    other = femnn.assemble(second**2 * dx)
+    J = femnn.assemble((first - 2) ** 2 * dx + (u - 1) ** 2 * dx)
+    J = J + other if both else J
+    pause_annotation()
+    return J, first.weights, second.weights
+
+
+def test_networks_that_share_a_part_are_refused_where_one_is_the_control():
+    J, first, second = shared_trunk(both=True)
+    message = r"depends on another Sequential, whose 0\.layers\.0\.weight, .* part of the right one"
+    with pytest.raises(ValueError, match="fit: the functional " + message):
+        femnn.fit(ReducedFunctional(J, Control(first)), progress=False)
+    with pytest.raises(ValueError, match="PDELayer: the functional " + message):
+        femnn.PDELayer(ReducedFunctional(J, Control(second)))
+    with pytest.raises(ValueError, match="two controls share some of their parameters"):
+        femnn.fit(ReducedFunctional(J, [Control(first), Control(second)]), progress=False)
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(first), Control(second)]))
+    weight = first.parameters[0]
+    layer().backward()
+    slope, h = weight.grad[0, 0].item(), 1e-5
+    values = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            weight[0, 0] += sign * h
+            values.append(layer().item())
+    assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-7)
+
+
+def test_a_network_that_shares_a_part_elsewhere_on_the_tape_does_no_harm():
+    J, first, _ = shared_trunk(both=False)
+    result = femnn.fit(ReducedFunctional(J, Control(first)), maxiter=3, progress=False)
+    assert result.loss < result.initial_loss
+
+
+def test_interruption_is_a_block_of_its_own():
+    """The first Ctrl-C asks, the second interrupts, and the former handler comes back."""
+    asked, previous = [], signal.getsignal(signal.SIGINT)
+    with Interruption(lambda: asked.append(1)) as interruption:
+        assert not interruption.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.requested
+        assert asked == [1]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is previous
+    with interruption:
+        assert not interruption.requested
+
+
+def test_a_loss_of_its_own_for_other_optimisers():
+    """SciPy's conjugate gradients on fit's loss object, with its best point."""
+    Jhat, kappa = poisson()
+    loss = Loss(Jhat)
+    start = loss.start()
+    found = scipy.optimize.minimize(
+        loss, start.vector, jac=True, method="CG", options={"maxiter": 5}
+    )
+    assert loss.best.loss < start.loss
+    assert loss.best.loss <= found.fun
+    loss.keep_best()
+    loss.return_to_best()
+    assert np.array_equal(kappa.weights.vector, loss.best.vector)
+    np.testing.assert_allclose(Jhat.derivative().vector, loss.best.gradient, rtol=1e-6, atol=1e-12)
+
+
 def test_nothing_is_recorded_while_training():
     Jhat, _ = poisson()
     blocks = len(get_working_tape().get_blocks())
@@ -512,7 +858,7 @@ def test_memory_and_kernels_do_not_grow(monkeypatch):
 @pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
 def test_training_does_not_depend_on_ranks(method):
     comm = MPI.COMM_WORLD
-    options = {"maxiter": 8, "progress": False, "learning_rate": 0.02}
+    options = {"maxiter": 8, "progress": False, **rate(method, 0.02)}
     Jhat, kappa = poisson(comm=comm)
     result = femnn.fit(Jhat, method, **options)
     assert len(set(comm.allgather(result.weights.tobytes()))) == 1
@@ -543,6 +889,38 @@ def test_rejection_callback_and_interrupt_on_several_ranks():
     reasons = (rejecting.rejected, stopped.reason, stopped.iterations, interrupted.reason)
     assert reasons[1:] == ("callback", 2, "interrupted")
     assert len(set(comm.allgather(reasons))) == 1
+
+
+@pytest.mark.parallel([2, 3])
+def test_a_callback_that_raises_on_one_rank_raises_on_all():
+    comm = MPI.COMM_WORLD
+    last = comm.size - 1
+    Jhat, kappa = poisson(comm=comm)
+    start = kappa.weights.vector
+
+    def callback(step, weights):
+        if step.iteration == 2 and comm.rank == last:
+            raise KeyError("mine")
+
+    kind, message = (KeyError, "mine") if comm.rank == last else (RuntimeError, "another rank")
+    with pytest.raises(kind, match=message):
+        femnn.fit(Jhat, callback=callback, progress=False)
+    kept = kappa.weights.vector
+    assert not np.array_equal(kept, start)
+    assert len(set(comm.allgather(kept.tobytes()))) == 1
+    femnn.fit(Jhat, maxiter=1, progress=False)
+
+
+@pytest.mark.parallel([2, 3])
+def test_weights_that_differ_between_ranks_are_refused():
+    comm = MPI.COMM_WORLD
+    Jhat, kappa = poisson(comm=comm)
+    with torch.no_grad():
+        next(kappa.net.parameters()).add_(comm.rank)
+    mine = kappa.weights.vector
+    with pytest.raises(RuntimeError, match="the 19 weights of MLP differ between ranks"):
+        femnn.fit(Jhat, progress=False)
+    assert np.array_equal(kappa.weights.vector, mine)
 
 
 @pytest.mark.parallel([1, 2, 3])

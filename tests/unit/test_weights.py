@@ -44,6 +44,17 @@ def net_of(nonlinear=False, seed=1):
     return femnn.MLP(1 if nonlinear else 2, 6, 1, output="softplus", seed=seed)
 
 
+class Encoder(torch.nn.Module):
+    """A value for each degree of freedom from another."""
+
+    def __init__(self):
+        super().__init__()
+        self.law = net_of(nonlinear=True, seed=3)
+
+    def forward(self, values):
+        return self.law(values[:, None])[:, 0]
+
+
 def difference_quotient(J_of, w, direction, h=1e-5):
     return (J_of(w + h * direction) - J_of(w - h * direction)) / (2 * h)
 
@@ -210,17 +221,185 @@ def test_arithmetic():
     assert np.array_equal(one.vector, a + b)
     one *= 0.5
     assert np.array_equal(one.vector, 0.5 * (a + b))
+    same = one  # pyadjoint's own in-place operations, which change the object
+    same._ad_iadd(two)
+    same._ad_imul(2.0)
+    assert np.array_equal(one.vector, 2 * (0.5 * (a + b) + b))
     assert np.array_equal(weights.vector, before)
 
 
-def test_in_place_arithmetic_of_a_networks_weights_reaches_the_network():
+def test_operators_give_new_values_that_belong_to_no_network():
+    rng = np.random.default_rng(0)
+    net = net_of()
+    weights, b = Weights.of(net), rng.uniform(0.5, 1.5, 25)
+    a, other = weights.vector, weights.like(b)
+    for found, expected in [
+        (weights + other, a + b),
+        (weights - other, a - b),
+        (other - weights, b - a),
+        (weights * other, a * b),
+        (weights / other, a / b),
+        (2 * weights, 2 * a),
+        (weights * np.float64(0.5), 0.5 * a),
+        (np.float64(0.5) * weights, 0.5 * a),
+        (weights / 3, a / 3),
+        (1 / other, 1 / b),
+        (1 - weights, 1 - a),
+        (-weights, -a),
+        (weights + b, a + b),
+        (b - weights, b - a),
+    ]:
+        assert isinstance(found, Weights)
+        assert np.array_equal(found.vector, expected)
+        assert found.parameters == []
+    assert np.array_equal(weights.vector, a)
+    assert np.array_equal(other.vector, b)
+
+
+def test_in_place_operators_leave_the_network_as_it_is():
+    net = net_of()
+    weights = value = Weights.of(net)
+    before = weights.vector
+    value += weights.like(np.ones(25))
+    value *= 2.0
+    value -= 1.0
+    value /= 4.0
+    assert value is not weights
+    assert np.allclose(value.vector, (2 * (before + 1) - 1) / 4, rtol=1e-15)
+    now = torch.nn.utils.parameters_to_vector(net.parameters()).detach().numpy()
+    assert np.array_equal(now, before)
+
+
+@pytest.mark.parametrize("operand", [np.ones(24), np.ones((25, 1)), "short"])
+def test_operands_of_another_shape_are_refused(operand):
+    weights = Weights.of(net_of())
+    if isinstance(operand, str):
+        operand = Weights(vector=np.ones(3))
+    message = r"an operand of shape \(.*\): wanted a number, or shape \(25,\)"
+    with pytest.raises(ValueError, match=message):
+        weights + operand
+    with pytest.raises(TypeError, match="unsupported operand"):
+        weights * None
+
+
+def test_numpy_takes_weights_for_their_vector():
     net = net_of()
     weights = Weights.of(net)
-    before = weights.vector
-    weights *= 2.0
-    weights += weights.like(np.ones(25))
-    now = torch.nn.utils.parameters_to_vector(net.parameters()).detach().numpy()
-    assert np.array_equal(now, 2 * before + 1)
+    vector = weights.vector
+    for value in (weights, weights.like(vector)):
+        assert np.array_equal(np.asarray(value), vector)
+        assert np.linalg.norm(value) == np.linalg.norm(vector)
+        assert np.array_equal(np.sqrt(value * value), abs(vector))
+        assert np.asarray(value, dtype=np.float32).dtype == np.float32
+        assert np.asarray(value).dtype == np.float64
+        assert list(value) == vector.tolist()
+        assert len(value) == 25
+        copied = np.array(value)
+        copied[:] = 0.0  # its own memory
+        assert np.array_equal(value.vector, vector)
+        with pytest.raises(ValueError, match="read-only"):
+            np.asarray(value)[0] = 1.0
+        with pytest.raises(ValueError, match="no vector without a copy"):
+            np.array(value, dtype=np.float32, copy=False)
+    with pytest.raises(ValueError, match="no vector without a copy"):
+        np.array(weights, copy=False)
+    assert np.shares_memory(np.array(value, copy=False), value.vector)
+
+
+def test_the_gradient_is_an_array_for_numpy():
+    J, kappa = record(net_of())
+    gradient = ReducedFunctional(J, Control(kappa.weights)).derivative()
+    assert np.linalg.norm(gradient) == np.linalg.norm(gradient.vector) > 0
+    before = kappa.weights.vector
+    kappa.weights.assign(kappa.weights - 0.1 * gradient)
+    assert np.allclose(kappa.weights.vector, before - 0.1 * gradient.vector, rtol=1e-15)
+
+
+def test_arithmetic_of_a_networks_weights_is_recorded():
+    """Value, gradient and Hessian of a penalty that is made of sums and products."""
+    net = net_of()
+    weights = Weights.of(net)
+    rng = np.random.default_rng(3)
+    weights.assign(rng.uniform(1, 2, 25))
+    start, scale = weights.like(rng.standard_normal(25)), rng.uniform(0.5, 1, 25)
+
+    def penalty(w):
+        apart = (w - start) / 2.0 + 0.3 * w * w
+        return (apart + scale / (3.0 - w) - (w / (w + 5.0))).squared_norm() + w.squared_norm()
+
+    continue_annotation()
+    J = penalty(weights)
+    pause_annotation()
+    Jhat = ReducedFunctional(J, Control(weights))
+    at = weights.like(rng.uniform(1, 2, 25))
+    direction = weights.like(rng.standard_normal(25))
+    assert Jhat(at) == pytest.approx(penalty(at), rel=1e-14)
+    slope, h = Jhat.derivative()._ad_dot(direction), 1e-5
+    expected = (penalty(at + h * direction) - penalty(at - h * direction)) / (2 * h)
+    assert slope == pytest.approx(expected, rel=1e-8)
+    assert Jhat.tlm(direction) == pytest.approx(slope, rel=1e-12)
+    rates = taylor_to_dict(Jhat, at, direction)
+    assert min(rates["R1"]["Rate"]) > 1.95
+    assert min(rates["R2"]["Rate"]) > 2.95
+
+
+def test_arithmetic_of_values_that_are_not_on_the_tape_is_not_recorded():
+    weights = Weights.of(net_of())
+    value = weights.like(np.ones(25))
+    continue_annotation()
+    value + 2.0 * value
+    assert get_working_tape().get_blocks() == []
+    weights + value
+    assert len(get_working_tape().get_blocks()) == 1
+
+
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_an_assignment_that_is_not_recorded_leaves_the_tape_as_it_is(nonlinear):
+    J, kappa = record(net_of(nonlinear), nonlinear)
+    Jhat = ReducedFunctional(J, Control(kappa.weights))
+    gradient, start = Jhat.derivative().vector, kappa.weights.vector
+    kappa.weights.assign(start + 0.3)
+    assert np.array_equal(Jhat.derivative().vector, gradient)
+    assert Jhat(kappa.weights) != pytest.approx(J, rel=1e-3)
+    assert np.linalg.norm(Jhat.derivative().vector - gradient) > 1e-3 * np.linalg.norm(gradient)
+
+
+def test_a_point_that_is_changed_later_leaves_the_tape_as_it_is():
+    J, kappa = record(net_of())
+    Jhat = ReducedFunctional(J, Control(kappa.weights))
+    point = kappa.weights.like(kappa.weights.vector + 0.2)
+    Jhat(point)
+    gradient = Jhat.derivative().vector
+    point.assign(np.zeros(25))
+    Jhat.controls[0].tape_value().assign(np.zeros(25))
+    assert np.array_equal(Jhat.derivative().vector, gradient)
+
+
+def test_a_control_made_between_assignment_and_recording():
+    net = net_of()
+    record(net)
+    weights = Weights.of(net)
+    continue_annotation()
+    weights.assign(weights.vector + 0.1)
+    control = Control(weights)
+    pause_annotation()
+    J, _ = record(net, clear=False)
+    assert ReducedFunctional(J, control).derivative().vector.any()
+
+
+def test_parameters_have_their_names_in_the_network():
+    net = torch.nn.Sequential(net_of(), torch.nn.Linear(1, 1, dtype=torch.float64))
+    net[1].bias.requires_grad_(False)
+    weights = Weights.of(net)
+    expected = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
+    assert [n for n, _ in weights.named_parameters()] == [n for n, _ in expected]
+    assert all(p is q for (_, p), (_, q) in zip(weights.named_parameters(), expected, strict=True))
+    assert weights.like(weights.vector).named_parameters() == []
+
+
+def test_what_is_not_a_module_has_no_weights():
+    with pytest.raises(TypeError, match=r"got a function, wanted a torch\.nn\.Module"):
+        Weights.of(lambda x: x)
 
 
 @pytest.mark.parametrize("nonlinear", [False, True])
@@ -387,12 +566,59 @@ def test_several_controls_keep_their_order():
         assert gradient.vector.any()
 
 
-@pytest.mark.parallel([1, 2, 3])
-def test_rank_zeros_weights_are_given_to_all():
+@pytest.mark.parallel([2, 3])
+def test_weights_that_differ_between_ranks_are_refused():
     comm = MPI.COMM_WORLD
     net = net_of(seed=comm.rank)
-    expected = torch.nn.utils.parameters_to_vector(net_of(seed=0).parameters()).detach().numpy()
-    assert np.array_equal(Weights.of(net, comm).vector, expected)
+    before = torch.nn.utils.parameters_to_vector(net.parameters()).detach().numpy().copy()
+    with pytest.raises(RuntimeError, match=r"25 weights of MLP differ between ranks.*same seed"):
+        Weights.of(net, comm)
+    x, y = SpatialCoordinate(UnitSquareMesh(2, 2, comm=comm))
+    with pytest.raises(RuntimeError, match="differ between ranks"):
+        femnn.NeuralCoefficient(net, x, y)
+    assert np.array_equal(Weights.of(net).vector, before), "the network has other weights now"
+    assert len(Weights.of(net_of(seed=7), comm)) == 25
+
+
+@pytest.mark.parallel([2, 3])
+def test_a_functional_at_weights_that_differ_between_ranks_is_refused():
+    comm = MPI.COMM_WORLD
+    mesh = UnitSquareMesh(3, 3, comm=comm)
+    V = FunctionSpace(mesh, "CG", 1)
+    u, v = Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(net_of(nonlinear=True), u)
+    source = femnn.NeuralCoefficient(net_of(seed=2), *SpatialCoordinate(mesh))
+    encoder = Encoder()
+    ones = Function(V).assign(1.0)
+    continue_annotation()
+    scale = femnn.apply(encoder, ones, into=V)
+    F = kappa * inner(grad(u), grad(v)) * dx - scale * source * v * dx(degree=source.degree)
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"))
+    J = femnn.assemble(u**2 * dx)
+    pause_annotation()
+    every = [kappa.weights, source.weights, Weights.of(encoder)]
+    for weights in every:
+        Jhat = ReducedFunctional(J, Control(weights))
+        with pytest.raises(RuntimeError, match=r"weights of .* differ between ranks"):
+            Jhat(weights + 0.1 * comm.rank)
+        before = weights.vector
+        weights.assign(weights + 0.1 * comm.rank)
+        with pytest.raises(RuntimeError, match=r"weights of .* differ between ranks"):
+            Jhat(weights)
+        weights.assign(before)
+        assert Jhat(weights) == pytest.approx(J, rel=1e-8)
+
+
+@pytest.mark.parallel([2, 3])
+def test_a_network_that_differs_between_ranks_is_not_saved(tmp_path):
+    comm = MPI.COMM_WORLD
+    path = comm.bcast(tmp_path) / "net.safetensors"
+    with pytest.raises(RuntimeError, match="of the MLP differ between ranks, nothing was written"):
+        femnn.save(net_of(seed=comm.rank), path)
+    assert not path.exists()
+    femnn.save(net_of(seed=comm.rank), tmp_path / f"own{comm.rank}.safetensors", comm=MPI.COMM_SELF)
+    femnn.save(net_of(seed=3), path)
+    assert np.array_equal(Weights.of(femnn.load(path)).vector, Weights.of(net_of(seed=3)).vector)
 
 
 @pytest.mark.parallel([1, 2, 3])

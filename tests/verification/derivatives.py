@@ -10,6 +10,7 @@ import numpy as np
 from firedrake import *
 from firedrake.adjoint import *
 from mpi4py import MPI
+from pyadjoint.tape import set_working_tape
 from pyadjoint.verification import taylor_to_dict
 
 import femnn
@@ -49,13 +50,40 @@ class Point:
         return [d._ad_mul(0.5)._ad_add(value) for d, value in pairs]
 
 
-def recorded(model: Callable, comm: Any = MPI.COMM_WORLD) -> tuple[float, list[Any]]:
-    """The functional and controls of a model, on a new tape."""
-    get_working_tape().clear_tape()
-    continue_annotation()
-    J, controls = model(comm)
-    pause_annotation()
-    return J, controls
+class Recording:
+    """A model on a tape of its own, which several tests can use.  Collective.
+
+    Parameters
+    ----------
+    model
+        Called with ``comm``, returns a functional and its controls, which it names as
+        ``model.controls``; ``model.seed`` is that of points and directions.
+    comm
+        The ranks.
+    """
+
+    def __init__(self, model: Callable, comm: Any = MPI.COMM_WORLD):
+        self.model = model
+        with set_working_tape() as self.tape:
+            continue_annotation()
+            self.J, self.controls = model(comm)
+            pause_annotation()
+
+    def of(self, *names: str) -> tuple[ReducedFunctional, Point, Point]:
+        """The functional of some controls, where it was recorded and a place away from there."""
+        chosen = [self.controls[self.model.controls.index(name)] for name in names]
+        Jhat = ReducedFunctional(self.J, [Control(c) for c in chosen], tape=self.tape)
+        return Jhat, *points(chosen, self.model.seed)
+
+    def accuracy(self, *names: str) -> tuple[Accuracy, Accuracy]:
+        """For some controls: where the tape was recorded, and away from it."""
+        Jhat, here, away = self.of(*names)
+        value = Jhat(here.values)
+        assert np.isclose(value, self.J, rtol=1e-9), "the tape does not reproduce the model"
+        try:
+            return accuracy(Jhat, here), accuracy(Jhat, away)
+        finally:
+            Jhat(here.values)  # for the next controls
 
 
 def points(controls: Sequence[Any], seed: int) -> tuple[Point, Point]:
@@ -108,16 +136,6 @@ def accuracy(Jhat: ReducedFunctional, at: Point) -> Accuracy:
         min(remainders["R2"]["Rate"]),
         abs(one_way - other_way) / abs(one_way),
     )
-
-
-def accuracy_of(model: Callable, control: str) -> tuple[Accuracy, Accuracy]:
-    """For one control of a model: where the tape was recorded, and away from it."""
-    J, controls = recorded(model)
-    chosen = [controls[model.controls.index(control)]]
-    Jhat = ReducedFunctional(J, [Control(c) for c in chosen])
-    here, away = points(chosen, model.seed)
-    assert np.isclose(Jhat(here.values), J, rtol=1e-9), "the tape does not reproduce the model"
-    return accuracy(Jhat, here), accuracy(Jhat, away)
 
 
 def numbers_of(Jhat: ReducedFunctional, at: Point) -> tuple[np.ndarray, list[np.ndarray]]:

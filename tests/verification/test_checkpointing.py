@@ -27,9 +27,11 @@ from checkpoint_schedules import (
 )
 from firedrake import *
 from firedrake.adjoint import *
+from pyadjoint import AdjFloat
 from pyop2 import op2
 
 import femnn
+from femnn.variational.forward import ForwardSolve
 
 N = 7
 SCHEDULES = {
@@ -59,7 +61,7 @@ class Model:
         tape = get_working_tape()
         tape.clear_tape()
         if schedule is not None:
-            femnn.enable_checkpointing(schedule, directory)
+            tape = femnn.enable_checkpointing(schedule, directory)
         continue_annotation()
         V = FunctionSpace(mesh, "CG", 1)
         u, un, v = Function(V, name="u"), Function(V, name="un"), TestFunction(V)
@@ -188,22 +190,28 @@ def test_hessian_follows_the_control(mesh):
 
 
 @pytest.mark.parametrize("name", ["memory", "revolve", "mixed, disk"])
-def test_control_that_a_step_has_made(mesh, name):
+def test_control_that_a_step_has_made(mesh, name, plain_midway):
     """Boundary values as they were in the midst of the run."""
-    results = []
-    for schedule in (None, SCHEDULES[name]()):
-        model = Model(mesh, schedule)
-        Jhat = ReducedFunctional(model.value, model.midway)
-        g = model.midway.control
-        ours = [[], _flat([Jhat.derivative()])]
-        for value in (0.5, 0.1):
-            new = _moved(g, Function(g.function_space()).assign(value), 0.2)
-            ours[0] += [float(Jhat(new))]
-            ours += [_flat([Jhat.derivative()])]
-            ours += [[float(Jhat.tlm(_moved(g, g._ad_mul(0.0), 1.0)))]]
-            ours += [_flat([Jhat.hessian(_moved(g, g._ad_mul(0.0), 1.0))])]
-        results.append(ours)
-    _assert_same(results[1], results[0])
+    _assert_same(_midway(Model(mesh, SCHEDULES[name]())), plain_midway)
+
+
+@pytest.fixture(scope="module")
+def plain_midway(mesh):
+    return _midway(Model(mesh))
+
+
+def _midway(model):
+    """Values and derivatives for boundary values that a step has made, at several places."""
+    Jhat = ReducedFunctional(model.value, model.midway)
+    g = model.midway.control
+    found = [[], _flat([Jhat.derivative()])]
+    for value in (0.5, 0.1):
+        new = _moved(g, Function(g.function_space()).assign(value), 0.2)
+        found[0] += [float(Jhat(new))]
+        found += [_flat([Jhat.derivative()])]
+        found += [[float(Jhat.tlm(_moved(g, g._ad_mul(0.0), 1.0)))]]
+        found += [_flat([Jhat.hessian(_moved(g, g._ad_mul(0.0), 1.0))])]
+    return found
 
 
 def test_functional_that_is_a_field(mesh):
@@ -250,9 +258,8 @@ class _Held:
         gc.collect()
         gc.freeze()
         self._patch.setattr(op2.Dat, "__init__", self._noted(op2.Dat.__init__))
-        solver = femnn.NeuralVariationalSolver
-        for name in ("solve", "solve_with"):
-            self._patch.setattr(solver, name, self._counted(getattr(solver, name)))
+        for kind, name in ((femnn.NeuralVariationalSolver, "solve"), (ForwardSolve, "again")):
+            self._patch.setattr(kind, name, self._counted(getattr(kind, name)))
         return self
 
     def __exit__(self, *args):
@@ -337,7 +344,8 @@ def test_boundary_values_that_do_not_change_are_held_once(mesh):
         kappa * inner(grad(u), grad(v)) * dx - v * dx, u, DirichletBC(V, 1.0, 1)
     )
     solver = femnn.NeuralVariationalSolver(problem)
-    (first,), (second,) = solver.boundary_snapshots(), solver.boundary_snapshots()
+    (boundary,) = solver.state.boundary
+    first, second = boundary.snapshot(), boundary.snapshot()
     assert first is second
     if mesh.comm.size == 1:
         assert first.shape == (5,)
@@ -385,6 +393,21 @@ def test_tape_with_blocks(mesh):
     Model(mesh)
     with pytest.raises(RuntimeError, match="blocks already"):
         femnn.enable_checkpointing(Revolve(N, 2))
+
+
+def test_a_tape_from_before_names_the_one_to_use(mesh):
+    with set_working_tape() as before:
+        tape = femnn.enable_checkpointing(Revolve(N, 2))
+        assert get_working_tape() is tape
+        assert tape is not before
+        with pytest.raises(RuntimeError, match="use the tape that it returns"):
+            list(before.timestepper(iter(range(N))))
+        J = AdjFloat(1.0)
+        with pytest.raises(RuntimeError, match="use the tape that it returns"):
+            ReducedFunctional(J, Control(J), tape=before)(AdjFloat(2.0))
+        tape.clear_tape()
+        assert femnn.enable_checkpointing(Revolve(N, 2)) is tape
+    assert get_working_tape() is not tape
 
 
 def test_pyadjoints_own_schedules_are_refused(mesh):

@@ -5,14 +5,20 @@
 
 import numpy as np
 import pytest
-from firedrake.adjoint import Control, ReducedFunctional
 from mpi4py import MPI
 
-from tests.verification.derivatives import accuracy, accuracy_of, numbers_of, points, recorded
+from femnn.parallel import on_rank_zero
+from tests.verification.derivatives import Recording, accuracy, numbers_of
 from tests.verification.problems import PROBLEMS
 
 CASES = [(problem, control) for problem in PROBLEMS for control in problem.controls]
 IDS = [f"{problem.__name__}-{control}" for problem, control in CASES]
+
+
+@pytest.fixture(scope="module")
+def recording(request):
+    """A problem's model, recorded once for the tests of all its controls."""
+    return Recording(request.param)
 
 
 def check(found):
@@ -22,18 +28,25 @@ def check(found):
     assert found.asymmetry < 1e-9, "the Hessian is not symmetric"
 
 
-@pytest.mark.parametrize(("problem", "control"), CASES, ids=IDS)
-def test_each_control(problem, control):
-    here, away = accuracy_of(problem, control)
+@pytest.mark.parametrize(("recording", "control"), CASES, ids=IDS, indirect=["recording"])
+def test_each_control(recording, control):
+    here, away = recording.accuracy(control)
     check(here)
     check(away)
+
+
+@pytest.mark.parametrize("recording", PROBLEMS, ids=lambda p: p.__name__, indirect=True)
+def test_all_controls(recording):
+    Jhat, _, away = recording.of(*recording.model.controls)
+    check(accuracy(Jhat, away))
 
 
 @pytest.mark.parallel([2, 3])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda p: p.__name__)
 def test_all_controls_on_ranks(problem):
-    numbers, vectors = measured(problem, MPI.COMM_WORLD, checked=True)
-    numbers_alone, vectors_alone = measured(problem, MPI.COMM_SELF)
+    """Values and derivatives are those of one rank, which the tests above compare and expand."""
+    numbers, vectors = measured(problem, MPI.COMM_WORLD)
+    numbers_alone, vectors_alone = on_rank_zero(MPI.COMM_WORLD, measured, problem, MPI.COMM_SELF)
     assert numbers == pytest.approx(numbers_alone, rel=1e-9)
     for vector, alone in zip(vectors, vectors_alone, strict=True):
         assert np.linalg.norm(vector - alone) < 1e-9 * np.linalg.norm(alone)
@@ -41,10 +54,6 @@ def test_all_controls_on_ranks(problem):
     assert len(set(everywhere)) == 1, "derivatives for weights differ between ranks"
 
 
-def measured(problem, comm, checked=False):
-    J, controls = recorded(problem, comm)
-    Jhat = ReducedFunctional(J, [Control(c) for c in controls])
-    _, away = points(controls, problem.seed)
-    if checked:
-        check(accuracy(Jhat, away))
+def measured(problem, comm):
+    Jhat, _, away = Recording(problem, comm).of(*problem.controls)
     return numbers_of(Jhat, away)

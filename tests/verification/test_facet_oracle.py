@@ -60,12 +60,11 @@ def test_residual_and_tangent_equal_the_written_out_network(name, which):
         inner_(degree=3),
     )
     solver = femnn.NeuralVariationalSolver(femnn.NeuralVariationalProblem(F, u))
-    solver.unknown.assign(u)
-    solver._load({})
-    solver.refresh()
-    found, expected = assemble(solver.residual), assemble(written)
+    solver.state.load({})
+    solver.state.evaluate()
+    found, expected = assemble(solver.state.residual), assemble(written)
     assert relative(found.dat.data_ro, expected.dat.data_ro) < 1e-12
-    found, expected = assemble(solver.tangent), assemble(derivative(written, u))
+    found, expected = assemble(solver.state.tangent), assemble(derivative(written, u))
     assert relative(found.petscmat[:, :], expected.petscmat[:, :]) < 1e-12
 
 

@@ -9,16 +9,14 @@ from firedrake.adjoint import *
 from scipy.sparse.linalg import LinearOperator, cg
 
 import femnn
-from tests.verification.derivatives import accuracy, points, recorded
+from tests.verification.derivatives import Recording
 from tests.verification.problems.evolution import all_controls
 from tests.verification.test_derivatives import check
 
 
 def test_derivatives_here_and_away():
-    J, controls = recorded(all_controls)
-    Jhat = ReducedFunctional(J, [Control(c) for c in controls])
-    for point in points(controls, all_controls.seed):
-        check(accuracy(Jhat, point))
+    for found in Recording(all_controls).accuracy(*all_controls.controls):
+        check(found)
 
 
 class InverseProblem:

@@ -42,12 +42,11 @@ def neural_and_written_out(net, degree=4):
 def test_residual_and_tangent_equal_the_written_out_network(net):
     u, F, F_ufl = neural_and_written_out(net)
     solver = femnn.NeuralVariationalSolver(femnn.NeuralVariationalProblem(F, u))
-    solver.unknown.assign(u)
-    solver._load({})
-    solver.refresh()
-    residual, expected = assemble(solver.residual), assemble(F_ufl)
+    solver.state.load({})
+    solver.state.evaluate()
+    residual, expected = assemble(solver.state.residual), assemble(F_ufl)
     assert relative(residual.dat.data_ro, expected.dat.data_ro) < 1e-12
-    tangent, expected = assemble(solver.tangent), assemble(derivative(F_ufl, u))
+    tangent, expected = assemble(solver.state.tangent), assemble(derivative(F_ufl, u))
     assert relative(tangent.petscmat[:, :], expected.petscmat[:, :]) < 1e-12
 
 

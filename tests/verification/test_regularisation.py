@@ -12,7 +12,7 @@ from firedrake.adjoint import *
 from pyadjoint import AdjFloat
 
 import femnn
-from tests.verification.derivatives import accuracy_of
+from tests.verification.derivatives import Recording
 from tests.verification.problems import TIGHT
 
 PENALTIES = {
@@ -63,7 +63,7 @@ def model(law, name):
 
 @pytest.mark.parametrize(("law", "name"), CASES)
 def test_derivatives_of_penalties(law, name):
-    for found in accuracy_of(model(law, name), "weights"):
+    for found in Recording(model(law, name)).accuracy("weights"):
         assert found.gradient > 1.95
         if name not in KINKED:
             assert found.hessian > 2.8

@@ -1,6 +1,7 @@
 """What solves start from and keep: guesses, matrices, adjoints."""
 
 import contextlib
+import io
 
 import numpy as np
 import pytest
@@ -34,16 +35,17 @@ def test_cold_start_gives_the_same(V, exact):
 
 def test_a_warm_start_that_fails_is_followed_by_a_cold_one(V, exact):
     Jhat, kappa, solver, *_ = poisson(V)
-    run, guesses = solver._run, []
+    state, forward, guesses = solver.state, solver._solves.forward, []
+    run = forward.run
 
     def fails_first():
-        guesses.append(solver.unknown.dat.data_ro.copy())
+        guesses.append(state.unknown.dat.data_ro.copy())
         if len(guesses) == 1:
-            solver.unknown.assign(np.nan)
+            state.unknown.assign(np.nan)
             raise ConvergenceError("from there it does not converge")
         run()
 
-    solver._run = fails_first
+    forward.run = fails_first
     value = Jhat(kappa.weights)
     assert value == pytest.approx(exact[True][0][0], rel=1e-10)
     assert len(guesses) == 2
@@ -92,7 +94,7 @@ def test_a_hessian_without_its_gradient_is_an_error(V):
 @contextlib.contextmanager
 def counted(solver):
     """How often the solver's tangent is assembled."""
-    context, calls = solver._inner._ctx, []
+    context, calls = solver.state.solver._ctx, []
     assemble_tangent = context._assemble_jac
     context._assemble_jac = lambda *args: calls.append(args) or assemble_tangent(*args)
     try:
@@ -180,3 +182,92 @@ def test_adjoints_of_time_steps_with_changing_steps(change_at, V):
         Jhat.derivative()
         # the matrix of the last step is there; going back, that of the first steps is not
         assert len(calls) == (0 if change_at is None else 1)
+
+
+@pytest.mark.parametrize("source", [1.0, 0.0])
+def test_no_iteration_leaves_no_old_matrix(V, source):
+    """A problem with no source is solved by its initial guess; the tangent is still the present.
+
+    The solution is proportional to f / k, so the derivative at f = 0 is to 1 / k.
+    """
+    f, k, u, v = Function(V).assign(source), Function(V).assign(1.0), Function(V), TestFunction(V)
+    F = k * inner(grad(u), grad(v)) * dx - f * v * dx
+    continue_annotation()
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"))
+    Jhat = ReducedFunctional(femnn.assemble((u - 1) ** 2 * dx), [Control(f), Control(k)])
+    pause_annotation()
+    at_zero = []
+    for factor in (3.0, 1.0):
+        assert Jhat([Function(V), Function(V).assign(factor)]) == pytest.approx(1.0)
+        of_source, of_factor = Jhat.derivative()
+        at_zero.append(of_source.dat.data_ro.copy())
+        assert not of_factor.dat.data_ro.any()
+    assert np.linalg.norm(at_zero[1]) > 1e-4
+    assert np.allclose(3 * at_zero[0], at_zero[1], rtol=1e-12, atol=1e-15)
+    point = [Function(V).assign(0.5), Function(V).assign(2.0)]
+    with contextlib.redirect_stdout(io.StringIO()):
+        order = taylor_test(Jhat, point, [Function(V).assign(1.0), Function(V).assign(1.0)])
+    assert order > 1.95
+
+
+def loop(V, kept, linear=False, value=0.0):
+    """Four steps by ``femnn.solve``, with forms and conditions made anew in each, or a solver."""
+    get_working_tape().clear_tape()
+    x, y = SpatialCoordinate(V.mesh())
+    u, un, v, dt = Function(V), Function(V), TestFunction(V), Constant(0.1)
+    kappa = femnn.NeuralCoefficient(mlp(2 if linear else 1), *((x, y) if linear else (un,)))
+    trial = TrialFunction(V) if linear else u
+    continue_annotation()
+    J, solver = 0, None
+    for _ in range(4):
+        F = (trial - un) / dt * v * dx + kappa * inner(grad(trial), grad(v)) * dx - 10 * v * dx
+        bc = DirichletBC(V, value, "on_boundary")
+        if kept and linear:
+            problem = femnn.NeuralVariationalProblem.linear(lhs(F), rhs(F), u, bc)
+        elif kept:
+            problem = femnn.NeuralVariationalProblem(F, u, bc)
+        if kept:
+            solver = solver or femnn.NeuralVariationalSolver(problem)
+            solver.solve()
+        else:
+            femnn.solve(lhs(F) == rhs(F) if linear else F == 0, u, bc)
+        un.assign(u)
+        J += femnn.assemble((u - x) ** 2 * dx)
+    pause_annotation()
+    Jhat = ReducedFunctional(J, Control(kappa.weights))
+    solves = {id(b.solves) for b in get_working_tape().get_blocks() if hasattr(b, "solves")}
+    return Jhat, kappa, solves
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["F == 0", "a == L"])
+def test_solve_in_a_loop_keeps_one_solver(V, linear):
+    kept, kappa, _ = loop(V, kept=True, linear=linear)
+    expected = values_and_gradients(kept, kappa)
+    Jhat, kappa, solves = loop(V, kept=False, linear=linear)
+    assert len(solves) == 1
+    check_same(values_and_gradients(Jhat, kappa), expected, 1e-12)
+
+
+def test_solve_has_another_solver_where_the_call_differs(V):
+    u, v = Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(mlp(), u)
+    bc, seen = DirichletBC(V, 0, "on_boundary"), []
+
+    def solved(F=None, bcs=None, **options):
+        F = kappa * inner(grad(u), grad(v)) * dx - v * dx if F is None else F
+        femnn.solve(F == 0, u, bc if bcs is None else bcs, **options)
+        seen.append(get_working_tape().get_blocks()[-1].solves)
+        return u.dat.data_ro.max()
+
+    continue_annotation()
+    first = solved()
+    assert solved(bcs=[DirichletBC(V, 0.0, "on_boundary")]) == pytest.approx(first, rel=1e-6)
+    assert seen[0] is seen[1]
+    assert solved(solver_parameters=LU) == pytest.approx(first, rel=1e-6)
+    assert solved(kappa * inner(grad(u), grad(v)) * dx - 2 * v * dx) > 1.5 * first
+    assert solved(bcs=DirichletBC(V, 1, "on_boundary")) == pytest.approx(1 + first, rel=0.2)
+    bc.set_value(2.0)  # the first solver holds this condition
+    assert solved(bcs=DirichletBC(V, 0, "on_boundary")) == pytest.approx(first, rel=1e-6)
+    assert solved() > 2
+    pause_annotation()
+    assert len({id(s) for s in seen}) == len(seen) - 1

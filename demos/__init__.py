@@ -1,0 +1,1 @@
+"""Short examples, each a script; the larger ones are packages in ``studies``."""

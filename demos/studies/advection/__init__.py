@@ -1,0 +1,1 @@
+"""A transport term that a diffusion equation lacks: the model, and its training."""

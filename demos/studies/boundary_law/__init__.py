@@ -1,0 +1,1 @@
+"""A heat transfer coefficient h(T) on the boundary from thermometers inside."""

@@ -1,0 +1,1 @@
+"""A diffusivity kappa(x, y) from noisy observations."""

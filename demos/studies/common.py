@@ -1,0 +1,205 @@
+"""What the studies share: options, tables, and files that are never half-written."""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from firedrake import (
+    COMM_WORLD,
+    Function,
+    FunctionSpace,
+    VertexOnlyMesh,
+    VTKFile,
+    assemble,
+    interpolate,
+)
+
+import femnn
+from femnn.parallel import from_rank_zero, on_rank_zero
+
+RUNS = {
+    "kappa_error": ("kappa error", ".2%"),
+    "loss": ("loss", ".3e"),
+    "iterations": ("iterations", "d"),
+    "seconds": ("seconds", ".1f"),
+}
+
+plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 130})
+
+
+def command_line(study: str, about: str) -> argparse.ArgumentParser:
+    """The parser of a study by its package's name, described by its docstring's first line."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m demos.studies.{study}",
+        description=about.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    output = Path("output") / "studies" / study
+    parser.add_argument("--output", type=Path, default=output, help="folder for the results")
+    return parser
+
+
+def options(
+    study: str, about: str, cells: int | None, iterations: int, seed: int
+) -> argparse.ArgumentParser:
+    """The same with the options that most studies have; no cells where a file has the mesh."""
+    parser = command_line(study, about)
+    if cells is not None:
+        parser.add_argument(
+            "--cells", type=at_least(2), default=cells, help="cells along each side"
+        )
+    parser.add_argument(
+        "--iterations", type=at_least(1), default=iterations, help="L-BFGS iterations at most"
+    )
+    parser.add_argument("--seed", type=at_least(0), default=seed, help="of weights and noise")
+    return parser
+
+
+def at_least(lower: int) -> Callable[[str], int]:
+    """An argparse type: an integer that is not below ``lower``."""
+
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < lower:
+            raise argparse.ArgumentTypeError(f"got {text!r}, wanted an integer >= {lower}")
+        return int(text)
+
+    return integer
+
+
+class Stations:
+    """Points at which a field is observed.
+
+    Parameters
+    ----------
+    mesh
+        The mesh that holds the points.
+    points
+        Coordinates, shape ``(n, dimension)``; the same on every rank.
+    """
+
+    def __init__(self, mesh, points: np.ndarray):
+        inside = VertexOnlyMesh(mesh, points)
+        self.space = FunctionSpace(inside, "DG", 0)
+        self._ordered = FunctionSpace(inside.input_ordering, "DG", 0)
+
+    def of(self, u) -> Function:
+        """A Function, or an expression of some, at the points; recorded on the tape."""
+        return assemble(interpolate(u, self.space))
+
+    def read(self, u) -> np.ndarray:
+        """The same as an array, in the points' order, on every rank."""
+        values = assemble(interpolate(self.of(u), self._ordered)).dat.data_ro.copy()
+        return from_rank_zero(COMM_WORLD, values)
+
+    def function(self, values: np.ndarray) -> Function:
+        """Values at the points, in their order, as a Function."""
+        ordered = Function(self._ordered)
+        owned = ordered.dat.data_wo  # all on rank 0
+        owned[:] = values[: len(owned)]
+        return assemble(interpolate(ordered, self.space))
+
+
+def values_at(net: torch.nn.Module, points: np.ndarray) -> np.ndarray:
+    """The network's output at points of shape ``(n, inputs)``, shape ``(n,)``."""
+    with torch.no_grad():
+        return net(torch.from_numpy(np.array(points, dtype=float))).numpy()[:, 0]
+
+
+def relative_difference(found: np.ndarray, truth: np.ndarray) -> float:
+    """Relative l2 difference: on a uniform grid the relative L2 error."""
+    return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
+
+
+def numbers_of(result: femnn.FitResult) -> dict:
+    """A fit's outcome in what JSON can hold."""
+    return {
+        "loss": result.loss,
+        "initial_loss": result.initial_loss,
+        "iterations": result.iterations,
+        "evaluations": result.evaluations,
+        "reason": result.reason,
+        "seconds": result.seconds,
+        "history": [step.loss for step in result.history],
+    }
+
+
+def show(title: str, rows: dict[str, dict], columns: dict[str, tuple[str, str]] = RUNS) -> None:
+    """Print a table on rank 0; columns map a key to its heading and format."""
+    width = max(len(name) for name in rows)
+    lines = [title, " " * width + "".join(f"{head:>16}" for head, _ in columns.values())]
+    for name, row in rows.items():
+        cells = (format(row[key], form) for key, (_, form) in columns.items())
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>16}" for cell in cells))
+    if COMM_WORLD.rank == 0:
+        print("\n".join(lines), flush=True)
+
+
+def write_results(
+    folder: Path,
+    numbers: dict,
+    figure: Callable[[], plt.Figure],
+    networks: dict[str, torch.nn.Module],
+    fields: list[Function],
+) -> None:
+    """Write results.json, figure.png, the networks and fields/fields.pvd.  Collective."""
+    on_rank_zero(COMM_WORLD, lambda: folder.mkdir(parents=True, exist_ok=True))
+    for name, net in networks.items():
+        femnn.save(net, folder / f"{name}.safetensors")
+    write_fields(folder, fields)
+    on_rank_zero(COMM_WORLD, lambda: _write_figure(folder / "figure.png", figure))
+    on_rank_zero(COMM_WORLD, lambda: _write_json(folder / "results.json", numbers))
+    if COMM_WORLD.rank == 0:
+        print(f"Figure, numbers, fields and networks: {folder}", flush=True)
+
+
+def write_fields(folder: Path, fields: list[Function]) -> None:
+    """Write ``folder/fields/fields.pvd``; the folder of fields appears when it is complete."""
+    made = tempfile.mkdtemp(prefix=".fields-", dir=folder) if COMM_WORLD.rank == 0 else None
+    temporary = Path(from_rank_zero(COMM_WORLD, made))
+    try:
+        VTKFile(str(temporary / "fields.pvd")).write(*fields)
+        COMM_WORLD.barrier()
+        on_rank_zero(COMM_WORLD, lambda: _replace_folder(temporary, folder / "fields"))
+    finally:
+        if COMM_WORLD.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    new.chmod(0o755)
+    new.replace(place)
+
+
+def _write_figure(path: Path, figure: Callable[[], plt.Figure]) -> None:
+    drawn = figure()
+    with femnn.export.files.atomic_file(path) as temporary:
+        drawn.savefig(temporary)
+    plt.close(drawn)
+
+
+def _write_json(path: Path, numbers: dict) -> None:
+    with femnn.export.files.atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self):
+        self.began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.monotonic() - self.began

@@ -1,0 +1,1 @@
+"""A law inside the PDE, and an encoder of attributes before it."""

@@ -1,0 +1,1 @@
+"""The stored energy of a rubber sheet: the sheet, and the training."""

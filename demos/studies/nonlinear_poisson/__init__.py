@@ -1,0 +1,1 @@
+"""A law kappa(u) from observations at stations, with and without noise."""

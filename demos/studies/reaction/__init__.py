@@ -1,0 +1,1 @@
+"""A reaction in a flow: the model, its training, and the figure."""

@@ -1,0 +1,91 @@
+"""The tape's block of a torch module applied to fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+from pyadjoint import Block
+
+from femnn.autograd.operation import Motion, Operation
+from femnn.autograd.values import array_of
+from femnn.fields.cotangents import zero_cotangent
+from femnn.tape.nodes import add_dependencies
+
+
+class OperatorBlock(Block):
+    """A torch module applied to fields."""
+
+    def __init__(self, operation: Operation, ad_block_tag: str | None = None):
+        super().__init__(ad_block_tag=ad_block_tag)
+        self.operation = operation
+        add_dependencies(self, [operation.weights, *operation.sources])
+
+    def __str__(self) -> str:
+        return f"apply({type(self.operation.net).__name__})"
+
+    def recompute_component(
+        self, inputs: list, block_variable: Any, idx: int, prepared: Any
+    ) -> Any:
+        inputs[0].check_ranks(self.operation.comm)
+        return self.operation.evaluate(*_split(inputs))
+
+    def prepare_evaluate_adj(
+        self, inputs: list, adj_inputs: list, relevant_dependencies: list
+    ) -> list[Any]:
+        return self._gradients(inputs, [(array_of(adj_inputs[0]), None)])
+
+    def evaluate_adj_component(
+        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return prepared[idx]
+
+    def evaluate_tlm_component(
+        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        return self.operation.change(*_split(inputs), self._motion())
+
+    def prepare_evaluate_hessian(
+        self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
+    ) -> list[Any]:
+        terms: list[Any] = [(array_of(hessian_inputs[0]), None)]
+        if adj_inputs[0] is not None:
+            terms.append((array_of(adj_inputs[0]), self._motion()))
+        return self._gradients(inputs, terms)
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list,
+        hessian_inputs: list,
+        adj_inputs: list,
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: list,
+        prepared: Any = None,
+    ) -> Any:
+        return prepared[idx]
+
+    def _motion(self) -> Motion:
+        weights, *sources = (bv.tlm_value for bv in self.get_dependencies())
+        moving = [None if dot is None else array_of(dot) for dot in sources]
+        return moving, None if weights is None else weights.vector
+
+    def _gradients(self, inputs: list, terms: list[tuple[np.ndarray, Motion | None]]) -> list[Any]:
+        of_weights, of_sources = self.operation.cotangents(*_split(inputs), terms)
+        pairs = zip(self.operation.sources, of_sources, strict=True)
+        return [inputs[0].like(of_weights), *(_as_derivative(s, g) for s, g in pairs)]
+
+
+def _split(inputs: list) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The weights' vector and the sources' values."""
+    return inputs[0].vector, [array_of(value) for value in inputs[1:]]
+
+
+def _as_derivative(source: Any, gradient: np.ndarray) -> Any:
+    """An adjoint value of a source, as the tape adds them up."""
+    if isinstance(source, fd.Constant):
+        return gradient
+    cotangent = zero_cotangent(source.function_space())
+    cotangent.dat.data_wo[...] = gradient
+    return cotangent

@@ -1,0 +1,86 @@
+"""What pyadjoint asks of a control whose value is one vector, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from petsc4py import PETSc
+from pyadjoint.overloaded_type import OverloadedType
+
+from femnn.parallel import vector_from_rank_zero
+
+
+class VectorControl(OverloadedType):
+    """The part of pyadjoint's protocol that follows from a vector.
+
+    The class has ``vector`` (read-only), ``like(vector)`` (a new value of the same kind),
+    ``assign(vector)``, ``name`` and ``comm``.
+    """
+
+    vector: Any
+    like: Callable[[Any], Any]
+    assign: Callable[[Any], Any]
+    name: str
+    comm: MPI.Comm
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the value has changed since the tape took it, without being recorded."""
+        return False
+
+    def _ad_init_zero(self, dual: bool = False) -> Any:
+        return self.like(np.zeros(len(self.vector)))
+
+    def _ad_copy(self) -> Any:
+        return self.like(self.vector)
+
+    def _ad_mul(self, other: float) -> Any:
+        return self.like(self.vector * float(other))
+
+    def _ad_add(self, other: Any) -> Any:
+        return self.like(self.vector + other.vector)
+
+    def _ad_iadd(self, other: Any) -> None:
+        self.assign(self.vector + other.vector)
+
+    def _ad_imul(self, other: float) -> None:
+        self.assign(self.vector * float(other))
+
+    def _ad_dot(self, other: Any, options: dict | None = None) -> float:
+        return float(self.vector @ other.vector)
+
+    def _ad_dim(self) -> int:
+        return len(self.vector)
+
+    def _ad_convert_riesz(self, value: Any, riesz_map: Any = None) -> Any:
+        return self.like(value.vector)
+
+    def _ad_to_petsc(self, vec: Any = None) -> Any:
+        """All entries on rank 0: a PETSc vector has each entry once."""
+        if vec is None:
+            mine = len(self.vector) if self.comm.rank == 0 else 0
+            comm: Any = self.comm
+            vec = PETSc.Vec().createMPI((mine, len(self.vector)), comm=comm)
+        local = vec.array_w  # on every rank, so that all know that the vector has changed
+        local[...] = self.vector[: len(local)]
+        return vec
+
+    def _ad_from_petsc(self, vec: Any) -> None:
+        mine = vec.array_r if vec.getLocalSize() else np.empty(len(self.vector))
+        self.assign(vector_from_rank_zero(self.comm, mine))
+
+    @staticmethod
+    def _ad_assign_numpy(dst: Any, src: np.ndarray, offset: int) -> tuple[Any, int]:
+        end = offset + len(dst.vector)
+        return dst.like(src[offset:end]), end
+
+    @staticmethod
+    def _ad_to_list(m: Any) -> list[float]:
+        return m.vector.tolist()
+
+    @property
+    def _ad_str(self) -> str:
+        return self.name

@@ -1,0 +1,59 @@
+"""What a functional on a tape is computed from: its values, their ranks, shared parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import firedrake as fd
+from mpi4py import MPI
+from pyadjoint import OverloadedType, Tape
+
+from femnn.tape.weights import Weights
+
+
+def values_behind(functional: Any, tape: Tape | None) -> Iterator[Any]:
+    """What the blocks that compute the functional depend on, the last first."""
+    if tape is None or not isinstance(functional, OverloadedType):
+        return
+    needed = {functional.block_variable}
+    for block in reversed(tape.get_blocks()):
+        if any(output in needed for output in block.get_outputs()):
+            for dependency in block.get_dependencies():
+                needed.add(dependency)
+                yield dependency.output
+
+
+def is_computed_on(functional: OverloadedType, tape: Tape) -> bool:
+    """Whether a block on the tape computes the functional."""
+    node = functional.block_variable
+    return any(output is node for block in tape.get_blocks() for output in block.get_outputs())
+
+
+def largest_comm(values: Iterable[Any]) -> MPI.Comm | None:
+    """The communicator of the most ranks among those of weights and fields."""
+    comms = (
+        v.comm if isinstance(v, Weights) else v.function_space().comm
+        for v in values
+        if isinstance(v, (Weights, fd.Function, fd.Cofunction))
+    )
+    return max(comms, key=lambda comm: comm.size, default=None)
+
+
+def check_shared_parameters(who: str, controls: Sequence[Any], values: Iterable[Any]) -> None:
+    """Raise where a network among the values shares parameters with a control and is none itself.
+
+    The control's gradient would hold the part of its own network only.
+    """
+    mine = {id(c): c for c in controls if isinstance(c, Weights)}
+    owned = {id(p) for c in mine.values() for p in c.parameters}
+    for other in values:
+        if not isinstance(other, Weights) or id(other) in mine:
+            continue
+        shared = [name for name, p in other.named_parameters() if id(p) in owned]
+        if shared:
+            raise ValueError(
+                f"{who}: the functional depends on another {other.name}, whose {', '.join(shared)} "
+                "are parameters of a control, too: the gradient would be a part of the right one. "
+                "Put networks that share parameters into one torch module with an output for each."
+            )

@@ -1,0 +1,232 @@
+"""A reduced functional as numpy sees it: value and gradient, failures, the best point."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+from pyadjoint import OverloadedType
+
+from femnn.parallel import from_rank_zero, vector_from_rank_zero
+from femnn.tape.model import is_computed_on
+from femnn.training.controls import ControlVector
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values of the controls with the loss and its gradient there.
+
+    Attributes
+    ----------
+    vector, gradient
+        Shape ``(n_weights,)``, the same on every rank.
+    loss
+        The loss, the same on every rank.
+    """
+
+    vector: np.ndarray
+    loss: float
+    gradient: np.ndarray
+
+    @property
+    def gradient_norm(self) -> float:
+        """The gradient's l2 norm."""
+        return float(np.linalg.norm(self.gradient))
+
+
+class Loss:
+    """A reduced functional as a function of one vector, which remembers its best point.
+
+    All ranks get rank 0's numbers, so that decisions made from them are the same everywhere.
+    Values at the last and at the best point are not computed twice.
+
+    Parameters
+    ----------
+    Jhat
+        The reduced functional.
+    on_rejection
+        Called with the reason where an evaluation fails.
+
+    Attributes
+    ----------
+    Jhat : pyadjoint.ReducedFunctional
+        The reduced functional.
+    controls : ControlVector
+        Its controls.
+    evaluations, rejected : int
+        Evaluations of value and gradient so far, and how many of them failed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``Jhat`` is not a reduced functional of numbers, is not on the tape any more, or its
+        controls cannot be trained.
+    """
+
+    def __init__(self, Jhat: Any, on_rejection: Callable[[str], None] | None = None):
+        check_functional(Jhat)
+        self.Jhat = Jhat
+        self.controls = ControlVector(Jhat)
+        self.evaluations = self.rejected = 0
+        self._comm = self.controls.comm
+        self._on_rejection = on_rejection
+        self._best: Point | None = None
+        self._last: Point | None = None
+        self._evaluated: tuple[np.ndarray, int | None] | None = None
+
+    @property
+    def best(self) -> Point:
+        """The point with the lowest loss."""
+        assert self._best is not None, "start() comes first"
+        return self._best
+
+    @property
+    def last(self) -> Point:
+        """The last point at which the evaluation succeeded."""
+        assert self._last is not None, "start() comes first"
+        return self._last
+
+    def start(self) -> Point:
+        """Evaluate at the controls' present values, where all must be finite.  Collective.
+
+        Raises
+        ------
+        RuntimeError
+            If the controls' values differ between ranks.
+        ValueError
+            If the controls, the loss or its gradient are not finite, or the gradient is zero.
+        firedrake.ConvergenceError
+            If the forward solve fails.
+        """
+        vector = self.controls.read()
+        value, gradient = self._evaluate(vector)
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            what = f"loss is {value}" if not np.isfinite(value) else "gradient is not finite"
+            raise ValueError(
+                f"fit: at the initial weights the {what}. Look for NaN in the observations and "
+                "in the fields of the form, and for a network output that the form cannot take."
+            )
+        if not gradient.any():
+            raise ValueError(
+                "fit: the gradient at the initial weights is exactly zero: the functional does not "
+                "depend on the weights. Record the model while annotation is on, and make the "
+                "controls from the weights of the coefficients in it."
+            )
+        self._note(vector, value, gradient)
+        return self.last
+
+    def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value and gradient; a finite barrier where the evaluation fails.  Collective.
+
+        Parameters
+        ----------
+        vector
+            Shape ``(n_weights,)``.
+
+        Returns
+        -------
+        value : float
+            The loss.
+        gradient : numpy.ndarray
+            Its gradient, shape ``(n_weights,)``.
+        """
+        vector = vector_from_rank_zero(self._comm, vector)
+        for known in (self.last, self.best):
+            if np.array_equal(vector, known.vector):
+                self._last = known
+                return known.loss, known.gradient
+        try:
+            value, gradient = self._evaluate(vector)
+        except fd.ConvergenceError as error:
+            return self._reject(vector, str(error).strip().splitlines()[0])
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return self._reject(vector, "the loss or its gradient is not finite")
+        self._note(vector, value, gradient)
+        return value, gradient
+
+    def keep_best(self) -> None:
+        """Give the controls the best values that were seen, if any were."""
+        if self._best is not None:
+            self.controls.write(self._best.vector)
+
+    def return_to_best(self) -> None:
+        """Let the tape hold the best point, so that derivatives are taken there.  Collective.
+
+        Costs a forward solve where the last evaluation was elsewhere.
+        """
+        if self._is_evaluated_at(self.best.vector):
+            return
+        try:
+            self._run(self.best.vector)
+        except fd.ConvergenceError as error:
+            warnings.warn(
+                "fit: the forward solve at the best weights, which had converged before, has "
+                f"failed ({str(error).strip().splitlines()[0]}). The networks have these weights; "
+                "evaluate the reduced functional before you take its derivatives.",
+                stacklevel=2,
+            )
+
+    def _evaluate(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        self.evaluations += 1
+        value = float(self._run(vector))
+        gradient = self.controls.flat(self.Jhat.derivative())
+        value = from_rank_zero(self._comm, value)
+        return value, vector_from_rank_zero(self._comm, gradient)
+
+    def _run(self, vector: np.ndarray) -> Any:
+        self._evaluated = None
+        value = self.Jhat(self.controls.values(vector))
+        self._evaluated = (vector.copy(), self._runs_of_the_tape())
+        return value
+
+    def _is_evaluated_at(self, vector: np.ndarray) -> bool:
+        """Whether the tape's last run, by whomever, was at this vector."""
+        if self._evaluated is None:
+            return False
+        known, count = self._evaluated
+        return np.array_equal(known, vector) and count == self._runs_of_the_tape()
+
+    def _runs_of_the_tape(self) -> int | None:
+        return getattr(getattr(self.Jhat, "tape", None), "recompute_count", None)
+
+    def _note(self, vector: np.ndarray, value: float, gradient: np.ndarray) -> None:
+        self._last = Point(vector.copy(), value, gradient)
+        if self._best is None or value < self._best.loss:
+            self._best = self._last
+
+    def _reject(self, vector: np.ndarray, why: str) -> tuple[float, np.ndarray]:
+        """A barrier that sends a line search back towards the last good point."""
+        self.rejected += 1
+        if self._on_rejection is not None:
+            self._on_rejection(why)
+        away = vector - self.last.vector
+        length = float(np.linalg.norm(away))
+        rise = 10.0 * max(abs(self.last.loss), 1e-30)
+        return self.last.loss + rise, (2 * rise / length**2) * away
+
+
+def check_functional(Jhat: Any) -> None:
+    """Raise where ``Jhat`` is not a reduced functional that gives numbers and can be run."""
+    if not (callable(Jhat) and hasattr(Jhat, "controls") and hasattr(Jhat, "derivative")):
+        raise TypeError(
+            f"fit got a {type(Jhat).__name__}, wanted a ReducedFunctional: make it of the recorded "
+            "loss J, as in ReducedFunctional(J, Control(kappa.weights))."
+        )
+    functional, tape = getattr(Jhat, "functional", None), getattr(Jhat, "tape", None)
+    if not isinstance(functional, OverloadedType):
+        return
+    if not isinstance(functional, float):
+        raise TypeError(
+            f"fit: the functional is a {type(functional).__name__}, wanted a number: assemble a "
+            "loss of it, as in femnn.assemble((u - data)**2 * dx)."
+        )
+    if tape is not None and not is_computed_on(functional, tape):
+        raise ValueError(
+            "fit: no block on the tape computes the functional: the tape was cleared since, or "
+            "annotation was off. Record the model again (continue_annotation() before it), and "
+            "make the ReducedFunctional anew."
+        )

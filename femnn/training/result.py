@@ -1,0 +1,76 @@
+"""What a training did, and why it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from femnn.training.history import Step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Why a training ended: a word for programs and a sentence for people."""
+
+    reason: str
+    message: str
+
+
+class Stop(Exception):
+    """Leaves an optimiser's loop, from wherever in it."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.outcome = Outcome(reason, message)
+
+
+@dataclass
+class FitResult:
+    """What :func:`femnn.fit` did.
+
+    Attributes
+    ----------
+    weights : numpy.ndarray
+        The best weights, which the networks now have, shape ``(n_weights,)``; those of several
+        networks in the order of the controls.
+    loss, initial_loss : float
+        The loss at the best and at the first weights.
+    gradient_norm : float
+        l2 norm of the gradient at the best weights.
+    iterations, evaluations, rejected : int
+        Iterations; evaluations of value and gradient; evaluations whose forward solve failed.
+    reason : str
+        Why it stopped: ``"converged"``, ``"iterations"``, ``"evaluations"``, ``"target"``,
+        ``"callback"``, ``"interrupted"`` or ``"no progress"``.
+    message : str
+        The same in a sentence.
+    seconds : float
+        Wall-clock time.
+    history : list of Step
+        Each accepted iteration, the first entry before any.
+    """
+
+    weights: np.ndarray
+    loss: float
+    initial_loss: float
+    gradient_norm: float
+    iterations: int
+    evaluations: int
+    rejected: int
+    reason: str
+    message: str
+    seconds: float
+    history: list[Step] = field(repr=False)
+
+    @property
+    def success(self) -> bool:
+        """Whether the optimiser's own criterion or the target was reached."""
+        return self.reason in ("converged", "target")
+
+    def __str__(self) -> str:
+        return (
+            f"{self.message} Loss {self.initial_loss:.4e} -> {self.loss:.4e}, gradient "
+            f"{self.gradient_norm:.2e}, {self.iterations} iterations, {self.evaluations} "
+            f"evaluations ({self.rejected} rejected), {self.seconds:.1f} s."
+        )

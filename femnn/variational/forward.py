@@ -1,0 +1,157 @@
+"""Forward solves on a state, from a good start; what a failure can be due to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+from firedrake.petsc import PETSc
+
+from femnn.fields.copies import copy_values
+from femnn.parallel import all_ranks
+from femnn.variational.state import State
+
+FAR = 10.0  # how far from its tolerance a residual may be
+REASONS = PETSc.SNES.ConvergedReason
+
+
+class ForwardSolve:
+    """Newton's method (or one linear solve) on a state.
+
+    Parameters
+    ----------
+    state
+        The state.
+    warm_start
+        Whether a solve for the tape starts from the last solution.
+    """
+
+    def __init__(self, state: State, warm_start: bool):
+        self.state = state
+        self.warm_start = warm_start
+        self._reason = 0
+
+    def run(self) -> None:
+        """Solve from the unknown's present value, with what is loaded.  Collective."""
+        state = self.state
+        if state.constant_tangent:
+            state.solver._ctx._jacobian_assembled = state.has_matrix()
+        try:
+            state.solver.solve()
+        except fd.ConvergenceError as error:
+            state.raise_failures()
+            raise fd.ConvergenceError(f"{error}\n{diagnosis(state)}") from error
+        except PETSc.Error as error:
+            inside = error.__cause__  # what a callback of the user's has raised
+            if inside is None:
+                raise
+            raise inside from inside.__cause__
+        self._reason = state.snes.getConvergedReason()
+        state.evaluate()
+        state.raise_failures()
+
+    def again(
+        self,
+        values: Mapping[Any, Any],
+        boundary: Sequence | None,
+        guess: fd.Function | None,
+        scale: float,
+    ) -> tuple[fd.Function, float]:
+        """The solution for other values of what it depends on.  Collective.
+
+        Starts from ``guess``, the solution of the last time, if it may; where that fails, and
+        otherwise, from the initial guess that the tape has recorded.
+
+        Parameters
+        ----------
+        values, boundary
+            As for :meth:`State.load`.
+        guess
+            The last solution, if there is one.
+        scale
+            The smallest first residual from the recorded guess that is known.
+
+        Returns
+        -------
+        solution : firedrake.Function
+            A new one.
+        scale : float
+            The smallest first residual that is known now.
+        """
+        state = self.state
+        state.load(values, boundary)
+        if guess is not None and self._starts_warm:
+            recorded = state.unknown.copy(deepcopy=True)
+            copy_values(guess, state.unknown)
+            try:
+                self.run()
+                self._continue_to(scale)
+                return state.unknown.copy(deepcopy=True), scale
+            except fd.ConvergenceError:
+                copy_values(recorded, state.unknown)
+        self.run()
+        return state.unknown.copy(deepcopy=True), min(scale, self.first_residual)
+
+    @property
+    def first_residual(self) -> float:
+        """The norm of the last solve's first residual; infinite where PETSc has not taken it."""
+        norms, _ = self.state.snes.getConvergenceHistory()
+        return float(norms[0]) if len(norms) else np.inf
+
+    @property
+    def _starts_warm(self) -> bool:
+        """Whether the last solution leads to the same solution as the recorded guess.
+
+        After a fixed number of iterations, as in linearly implicit steps, it does not.
+        """
+        fixed = self._reason == REASONS.CONVERGED_ITS
+        return self.warm_start and not self.state.constant_tangent and not fixed
+
+    def _continue_to(self, scale: float) -> None:
+        """Go on with Newton's method where it has stopped too early for a residual's scale.
+
+        It stops relative to its first residual, so a start from far off, as the solution at
+        absurd weights can be, ends far from the solution.
+        """
+        snes = self.state.snes
+        rtol, atol, *_ = snes.getTolerances()
+        relative = snes.getConvergedReason() == REASONS.CONVERGED_FNORM_RELATIVE
+        if not relative or snes.getFunctionNorm() <= FAR * rtol * scale:
+            return
+        snes.setTolerances(rtol=0.0, atol=max(atol, rtol * scale))
+        try:
+            self.run()
+        finally:
+            snes.setTolerances(rtol=rtol, atol=atol)
+
+
+def diagnosis(state: State) -> str:
+    """What a failed solve can be due to, from what can be seen.  Collective."""
+    suspects = [
+        source.name() if isinstance(source, fd.Function) else source.name
+        for source, copy in state.copies.items()
+        if copy is not state.unknown and not _is_finite(state, copy)
+    ]
+    suspects += [
+        f"the boundary values on {b.source.sub_domain}"
+        for b in state.boundary
+        if not _is_finite(state, b.value)
+    ]
+    if suspects:
+        return f"NaN or infinite values were found in: {', '.join(suspects)}. Mend the data."
+    bad = [n.coefficient.name() for n in state.networks if not _is_finite(state, n.terms.value)]
+    found = f"At the last iterate {', '.join(bad)} gave NaN or infinity. " if bad else ""
+    return (
+        f"{found}The unknown keeps the value it had. Try a better initial guess, smaller time "
+        "steps, a line search (solver_parameters={'snes_linesearch_type': 'bt'}), a network "
+        "whose output keeps the problem well-posed (output='softplus'), and "
+        "'snes_monitor': None to watch the residual."
+    )
+
+
+def _is_finite(state: State, value: Any) -> bool:
+    parts = value.subfunctions if isinstance(value, fd.Function) else (value,)
+    here = all(bool(np.isfinite(part.dat.data_ro).all()) for part in parts)
+    return all_ranks(state.comm, here)
