@@ -31,9 +31,9 @@ class TangentSolves:
 
     Uses the matrix and the linear solver of the forward problem.  Solvers of their own are
     made where the forward problem's matrix is not the exact tangent, where its linear
-    solver cannot be transposed, or where options for adjoints were given: of the transposed form,
-    with the options for adjoints or the forward problem's, and where these do not lead to a
-    solution with Firedrake's default ones, with a warning.
+    solver cannot be transposed or does not converge then, or where options for adjoints were
+    given: of the transposed form, with the options for adjoints or the forward problem's, and
+    where these do not lead to a solution with Firedrake's default ones, with a warning.
 
     Parameters
     ----------
@@ -64,6 +64,8 @@ class TangentSolves:
                     raise
                 self._shares[transposed] = False
                 self.state.renew_solver()
+            except fd.ConvergenceError:
+                self._shares[transposed] = False
         self.state.evaluate()
         if transposed not in self._own:
             self._make(right_side, solution, transposed)
@@ -122,6 +124,7 @@ class TangentSolves:
     ) -> None:
         own = self._own[transposed]
         own._problem.F.components()[1].assign(right_side)
+        own._problem.u.zero()  # nothing of an attempt that has failed
         own.solve()
         solution.assign(own._problem.u)
         ksp = own.snes.getKSP()
@@ -143,7 +146,7 @@ class TangentSolves:
         problem = fd.LinearVariationalProblem(
             turned(state.tangent),
             right_side.copy(deepcopy=True),
-            solution.copy(deepcopy=True),
+            fd.Function(solution.function_space()),
             bcs=[b.bc.reconstruct(g=0) for b in state.boundary],
             aP=None if state.preconditioner is None else turned(state.preconditioner),
             form_compiler_parameters=state.problem.form_compiler_parameters,
