@@ -18,20 +18,13 @@ CELLS = 16
 WALLS = 9
 ITERATIONS = 100
 
-
-def true_kappa(u):
-    return 0.3 + 0.15 * u**2
-
-
-def true_theta(attribute):
-    return 0.3 + 2 * attribute**2
+truths = {"kappa": lambda u: 0.3 + 0.15 * u**2, "theta": lambda attribute: 0.3 + 2 * attribute**2}
 
 
 def problem(u, kappa, theta):
-    V = u.function_space()
-    v = TestFunction(V)
+    v = TestFunction(u.function_space())
     F = kappa * inner(grad(u), grad(v)) * dx - 2 * v * dx - theta * (3 - u) * v * ds(2)
-    return F == 0, u, DirichletBC(V, 0, 1)
+    return F == 0, u, DirichletBC(u.function_space(), 0, 1)
 
 
 mesh = UnitIntervalMesh(CELLS)
@@ -39,22 +32,21 @@ V = FunctionSpace(mesh, "P", 2)
 attributes = torch.linspace(0, 1, WALLS, dtype=torch.float64)[:, None]
 theta, exact = Constant(0.5), Function(FunctionSpace(mesh, "P", 4))
 observed = []
-for value in true_theta(attributes[:, 0]):
+for value in truths["theta"](attributes[:, 0]):
     theta.assign(float(value))
-    solve(*problem(exact, true_kappa(exact), theta))
+    solve(*problem(exact, truths["kappa"](exact), theta))
     observed.append(torch.tensor(assemble(interpolate(exact, V)).dat.data_ro))
 
 continue_annotation()
 u, data = Function(V, name="u"), Function(V)
-law = femnn.MLP(1, 10, 1, output="softplus", input_range=(0, 3))
+law = femnn.MLP(1, 10, 1, output="softplus", input_range=(0, 2), init="normal")
 kappa = femnn.NeuralCoefficient(law, u)
 femnn.solve(*problem(u, kappa, theta))
 J = femnn.assemble((u - data) ** 2 * dx)
 layer = femnn.PDELayer(ReducedFunctional(J, [Control(c) for c in (kappa.weights, theta, data)]))
 pause_annotation()
 
-encoder = femnn.MLP(1, 10, 1, output="softplus")
-misfits = torch.vmap(layer)  # one wall after the other
+encoder = femnn.MLP(1, 10, 1, output="softplus", input_range=(0, 1), init="normal")
 parameters = [*encoder.parameters(), *layer.parameters()]
 settings = {"tolerance_change": 0, "line_search_fn": "strong_wolfe"}
 optimiser = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, **settings)
@@ -62,7 +54,8 @@ optimiser = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, **settings)
 
 def loss():
     optimiser.zero_grad()
-    total = misfits(encoder(attributes)[:, 0], torch.stack(observed)).mean()
+    misfits = torch.vmap(layer)(encoder(attributes)[:, 0], torch.stack(observed))  # wall by wall
+    total = misfits.mean()
     total.backward()
     return total
 
@@ -70,10 +63,9 @@ def loss():
 optimiser.step(loss)
 
 visited = femnn.NeuralCoefficient(law, exact).visited()[0]  # in the wall with the highest theta
-truths, ranges = (true_kappa, true_theta), (visited, (0, 1))
-nets, errors = {"kappa": law, "theta": encoder}, {}
+nets, ranges, errors = {"kappa": law, "theta": encoder}, (visited, (0, 1)), {}
 figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-for ax, name, truth, seen in zip(axes, nets, truths, ranges, strict=True):
+for ax, (name, truth), seen in zip(axes, truths.items(), ranges, strict=True):
     line = np.linspace(*seen, 500)
     difference = femnn.evaluate(nets[name], line) - truth(line)
     errors[name] = np.linalg.norm(difference) / np.linalg.norm(truth(line))

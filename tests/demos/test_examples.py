@@ -15,32 +15,56 @@ import femnn
 DEMOS = Path(__file__).parents[2] / "demos"
 README = Path(__file__).parents[2] / "README.md"
 
-# Sizes to run with, and how small each number in results.json must be.
+# Sizes to run with, and what must hold of the numbers in results.json.
 EXAMPLES = {
-    "boundary_law": ({"CELLS": 3, "ITERATIONS": 60}, {"law_error": 0.15}),
-    "coefficient_field": ({"CELLS": 20, "ITERATIONS": 40}, {"field_error": 0.06}),
-    "encoder_and_law": ({"CELLS": 6, "WALLS": 5, "ITERATIONS": 40}, {"kappa": 0.1, "theta": 0.1}),
+    "boundary_law": (
+        {"CELLS": 2, "ITERATIONS": 30},
+        lambda n: n["law_error"] < 0.15,
+    ),
+    "coefficient_field": (
+        {"CELLS": 20, "ITERATIONS": 40},
+        lambda n: n["field_error"] < 0.06,
+    ),
+    "encoder_and_law": (
+        {"CELLS": 5, "WALLS": 4, "ITERATIONS": 40},
+        lambda n: n["kappa"] < 0.05 and n["theta"] < 0.15,
+    ),
     "export_law": (
         {"CELLS": 20, "ITERATIONS": 30},
-        {"law": 0.05, "table": 1e-4, "u by UFL": 1e-10},
+        lambda n: n["law"] < 0.02 and n["table"] < 1e-4 and n["u by UFL"] < 1e-10,
     ),
     "heat_in_time": (
-        {"CELLS": 10, "STEPS": 8, "KEPT": 3, "ITERATIONS": 20},
-        {"law_error": 0.1},
+        {"CELLS": 8, "STEPS": 6, "KEPT": 2, "ITERATIONS": 20},
+        lambda n: n["law_error"] < 0.15,
     ),
-    "initial_state": ({"CELLS": 12, "STEPS": 6, "ITERATIONS": 60}, {"state_error": 0.3}),
+    "initial_state": (
+        {"CELLS": 12, "STEPS": 6, "ITERATIONS": 60},
+        lambda n: n["state_error"] < 0.25,
+    ),
     "nonlinear_poisson": (
         {"CELLS": 12, "STATIONS": 800, "ITERATIONS": 80},
-        {"law_error": 0.08},
+        lambda n: n["law_error"] < 0.05,
     ),
     "reaction_splitting": (
-        {"CELLS": 10, "STEPS": 5, "ITERATIONS": 40},
-        {"rate_error": 0.15},
+        {"CELLS": 8, "STEPS": 5, "ITERATIONS": 50},
+        lambda n: n["rate_error"] < 0.12,
     ),
-    "smooth_law": ({"CELLS": 8, "ITERATIONS": 50}, {"with penalty": 0.1}),
-    "stored_energy": ({"CELLS": 3, "ITERATIONS": 40}, {"slope_error": 0.1}),
-    "two_layers": ({"CELLS": 10, "ITERATIONS": 50}, {"lower": 0.05, "upper": 0.05}),
-    "verify_model": ({"CELLS": 6}, {}),
+    "smooth_law": (
+        {"CELLS": 8, "STATIONS": 40, "ITERATIONS": 60},
+        lambda n: n["with penalty"] < 0.12 and n["with penalty"] < n["no penalty"] / 2,
+    ),
+    "stored_energy": (
+        {"CELLS": 3, "ITERATIONS": 40},
+        lambda n: n["slope_error"] < 0.06,
+    ),
+    "two_layers": (
+        {"CELLS": 10, "ITERATIONS": 50},
+        lambda n: n["lower"] < 0.03 and n["upper"] < 0.06,
+    ),
+    "verify_model": (
+        {"CELLS": 6},
+        lambda n: n["orders"] == pytest.approx([1, 2, 3], abs=0.06),
+    ),
 }
 
 
@@ -82,9 +106,9 @@ def folder(tmp_path):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name, folder, monkeypatch, capfd):
     """It finds what it is to find, says so in its last line, and writes its files."""
-    sizes, bounds = EXAMPLES[name]
+    sizes, holds = EXAMPLES[name]
     numbers = run(name, sizes, folder, monkeypatch)
-    assert [key for key, bound in bounds.items() if not numbers[key] < bound] == [], numbers
+    assert holds(numbers), numbers
     output = folder / "output" / name
     assert (output / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert [str(path) for path in output.rglob(".*")] == []
@@ -95,27 +119,16 @@ def test_example(name, folder, monkeypatch, capfd):
     assert re.search(r"(error|orders of the remainders).*\d", last)
 
 
-def test_orders_of_the_verified_model(folder, monkeypatch):
-    orders = run("verify_model", EXAMPLES["verify_model"][0], folder, monkeypatch)["orders"]
-    assert orders == pytest.approx([1, 2, 3], abs=0.1)
-
-
-def test_a_penalty_pays(folder, monkeypatch):
-    """Without it the law follows the noise."""
-    errors = run("smooth_law", EXAMPLES["smooth_law"][0], folder, monkeypatch)
-    assert errors["with penalty"] < errors["no penalty"] / 1.5
-
-
 @pytest.mark.parallel(2)
 @pytest.mark.parametrize("name", ["coefficient_field", "encoder_and_law", "smooth_law"])
 def test_example_on_two_ranks(name, folder, monkeypatch):
-    sizes, bounds = EXAMPLES[name]
+    sizes, holds = EXAMPLES[name]
     numbers = run(name, sizes, folder, monkeypatch)
-    assert [key for key, bound in bounds.items() if not numbers[key] < bound] == [], numbers
+    assert holds(numbers), numbers
 
 
 def test_every_example_is_tested():
-    assert sorted(EXAMPLES) == sorted(path.stem for path in DEMOS.glob("*.py"))
+    assert sorted(EXAMPLES) == sorted(path.stem for path in DEMOS.glob("[!_]*.py"))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -7,7 +7,6 @@ from firedrake.adjoint import *
 
 import femnn
 
-
 SOLVERS = {
     "direct": {},
     "iterative": {"ksp_type": "gmres", "ksp_max_it": 60, "pc_type": "jacobi"},
