@@ -104,7 +104,7 @@ def _with_numbers(
     known = ["f", "c"]
     known += ["start"] if steps and all(law.term != "initial" for law in laws) else []
     known += ["m"] if any("m" in law.operands for law in laws) else []
-    values = {"function": "g", "component": "g", "overlap": "g", "constant": "b"}
+    values = {"function": "g", "component": "g", "overlap": "g"}
     known += [values[structure["bc"]]] if structure["bc"] in values else []
     weights = [f"w{i}" for i in sorted({law.net for law in laws})]
     controls = rng.sample(weights, rng.randint(1, len(weights)))
