@@ -5,8 +5,8 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
+import femnn
 from benchmarks.published.poisson import grid, network
-from demos.studies.common import values_at
 
 POINTS = 120
 
@@ -23,7 +23,7 @@ def on_grid(function) -> np.ndarray:
     """Values of a network or of a function of x and y on a square grid, for ``imshow``."""
     points = grid(POINTS)
     at = (
-        values_at(function, points)
+        femnn.evaluate(function, *points.T)
         if isinstance(function, torch.nn.Module)
         else function(*points.T)
     )

@@ -10,11 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+import femnn
 from benchmarks.published import framework, pinn
 from benchmarks.published.heat_model import TRUTHS, Heat, midpoints, network
 from benchmarks.published.methods import by_femnn, side_by_side
 from benchmarks.published.training import Budget, Timer
-from demos.studies.common import values_at
 
 NAME = "heat"
 TITLE = "The heat equation, k = 2 x + 1"
@@ -156,7 +156,7 @@ def train_hybrid(problem: Heat, seed: int, settings: Settings) -> dict:
     """One training of femnn, with its errors and k on a grid."""
     net = network(seed)
     row = by_femnn(problem.model, net, problem.mesh, problem.errors, settings.budget())
-    return {"seed": seed, "k": values_at(net, CURVE[:, None]).tolist(), **row}
+    return {"seed": seed, "k": femnn.evaluate(net, CURVE).tolist(), **row}
 
 
 def train_pinn(problem: Heat, data, seed: int, weights, iterations: int, settings) -> dict:

@@ -10,7 +10,7 @@ from firedrake.adjoint import *
 
 import femnn
 from benchmarks.published.methods import Hybrid
-from demos.studies.common import relative_difference, values_at
+from demos.studies.common import relative_difference
 
 END, REGULARISATION, DEGREE = 0.1, 1e-8, 4
 
@@ -137,7 +137,7 @@ class Heat:
             method = Hybrid(net, self.mesh)
             states = self.states(method, method.law(self.x, degree=DEGREE))
             found = np.array([u.dat.data_ro[self.order] for u in states])
-        return self.errors_of(values_at(net, midpoints()[:, None]), found)
+        return self.errors_of(femnn.evaluate(net, midpoints()), found)
 
     def errors_of(self, k: np.ndarray, u: np.ndarray) -> dict[str, float]:
         """The same for values of k at :func:`midpoints` and of u at all nodes and steps."""

@@ -7,7 +7,7 @@ from firedrake import *
 
 import femnn
 from benchmarks.published.methods import DIRECT
-from demos.studies.common import relative_difference, values_at
+from demos.studies.common import relative_difference
 
 DEGREE = 4
 
@@ -20,7 +20,7 @@ def grid(n: int = 200) -> np.ndarray:
 
 def coefficient_error(net, truth: Callable, points: np.ndarray) -> float:
     """Relative L2 error of a network of x and y against the truth, on points of a grid."""
-    return relative_difference(values_at(net, points), truth(*points.T))
+    return relative_difference(femnn.evaluate(net, *points.T), truth(*points.T))
 
 
 def constant_error(truth: Callable, points: np.ndarray) -> float:

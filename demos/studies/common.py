@@ -1,9 +1,6 @@
-"""What the studies share: options, tables, and files that are never half-written."""
+"""What the studies share: options, stations, tables and how results are written."""
 
 import argparse
-import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +17,12 @@ from firedrake import (
     Function,
     FunctionSpace,
     VertexOnlyMesh,
-    VTKFile,
     assemble,
     interpolate,
 )
 
 import femnn
-from femnn.parallel import from_rank_zero, on_rank_zero
+from femnn.parallel import from_rank_zero
 
 RUNS = {
     "kappa_error": ("kappa error", ".2%"),
@@ -110,12 +106,6 @@ class Stations:
         return assemble(interpolate(ordered, self.space))
 
 
-def values_at(net: torch.nn.Module, points: np.ndarray) -> np.ndarray:
-    """The network's output at points of shape ``(n, inputs)``, shape ``(n,)``."""
-    with torch.no_grad():
-        return net(torch.from_numpy(np.array(points, dtype=float))).numpy()[:, 0]
-
-
 def relative_difference(found: np.ndarray, truth: np.ndarray) -> float:
     """Relative l2 difference: on a uniform grid the relative L2 error."""
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
@@ -152,46 +142,10 @@ def write_results(
     networks: dict[str, torch.nn.Module],
     fields: list[Function],
 ) -> None:
-    """Write results.json, figure.png, the networks and fields/fields.pvd.  Collective."""
-    on_rank_zero(COMM_WORLD, lambda: folder.mkdir(parents=True, exist_ok=True))
-    for name, net in networks.items():
-        femnn.save(net, folder / f"{name}.safetensors")
-    write_fields(folder, fields)
-    on_rank_zero(COMM_WORLD, lambda: _write_figure(folder / "figure.png", figure))
-    on_rank_zero(COMM_WORLD, lambda: _write_json(folder / "results.json", numbers))
+    """Write results.json, figure.png, the networks and fields/fields.pvd, and say where."""
+    femnn.save_results(folder, numbers, figure=figure, networks=networks, fields=fields)
     if COMM_WORLD.rank == 0:
         print(f"Figure, numbers, fields and networks: {folder}", flush=True)
-
-
-def write_fields(folder: Path, fields: list[Function]) -> None:
-    """Write ``folder/fields/fields.pvd``; the folder of fields appears when it is complete."""
-    made = tempfile.mkdtemp(prefix=".fields-", dir=folder) if COMM_WORLD.rank == 0 else None
-    temporary = Path(from_rank_zero(COMM_WORLD, made))
-    try:
-        VTKFile(str(temporary / "fields.pvd")).write(*fields)
-        COMM_WORLD.barrier()
-        on_rank_zero(COMM_WORLD, lambda: _replace_folder(temporary, folder / "fields"))
-    finally:
-        if COMM_WORLD.rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace_folder(new: Path, place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
-    new.chmod(0o755)
-    new.replace(place)
-
-
-def _write_figure(path: Path, figure: Callable[[], plt.Figure]) -> None:
-    drawn = figure()
-    with femnn.export.files.atomic_file(path) as temporary:
-        drawn.savefig(temporary)
-    plt.close(drawn)
-
-
-def _write_json(path: Path, numbers: dict) -> None:
-    with femnn.export.files.atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(numbers, indent=2) + "\n")
 
 
 class Stopwatch:

@@ -27,7 +27,7 @@ from mpi4py import MPI
 
 import femnn
 from demos.studies import common
-from demos.studies.common import Stations, relative_difference, values_at
+from demos.studies.common import Stations, relative_difference
 
 LENGTH, HALF_HEIGHT = 0.050, 0.005  # m
 CONDUCTIVITY = 70.0  # W/(m K)
@@ -133,7 +133,7 @@ def draw(nets: dict, runs: dict, visited: tuple, readings: np.ndarray, modelled:
     law.plot(T, truth(T), "k", linewidth=3, alpha=0.5, label="truth")
     for (name, net), style in zip(nets.items(), ("C0", "C1--"), strict=True):
         label = f"learned, {name}: error {100 * runs[name]['law_error']:.2g} %"
-        law.plot(T, UNIT * values_at(net, T[:, None]), style, label=label)
+        law.plot(T, UNIT * femnn.evaluate(net, T), style, label=label)
     law.axvspan(*visited, color="C2", alpha=0.12, zorder=0, label="range on the fin's surface")
     law.set(xlabel="surface temperature T (°C)", ylabel="h (W m⁻² K⁻¹)", ylim=(0, 3300))
     law.legend(loc="upper right")
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> dict:
     for name, added in {"no noise": 0.0, f"noise {NOISE} K": noise}.items():
         target = 0.5 * (1 + (2 / exact.size) ** 0.5) if np.any(added) else None
         nets[name], result, modelled, state = recover(mesh, exact + added, target, chosen)
-        law = UNIT * values_at(nets[name], T[:, None])
+        law = UNIT * femnn.evaluate(nets[name], T)
         errors = {
             "law_error": relative_difference(law, truth(T)),
             "largest_error": float(np.max(abs(law / truth(T) - 1))),

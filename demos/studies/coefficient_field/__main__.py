@@ -20,7 +20,6 @@ from firedrake.adjoint import *
 
 import femnn
 from demos.studies import common
-from demos.studies.common import values_at
 
 NOISE_TO_SIGNAL = 0.1
 PENALTY = 1e-4
@@ -73,7 +72,7 @@ def on_nodes(net, V: FunctionSpace, name: str) -> Function:
     x = SpatialCoordinate(V.mesh())
     nodes = Function(VectorFunctionSpace(V.mesh(), "P", 1)).interpolate(x)
     field = Function(V, name=name)
-    field.dat.data[:] = values_at(net, nodes.dat.data_ro)
+    field.dat.data[:] = femnn.evaluate(net, *nodes.dat.data_ro.T)
     return field
 
 
@@ -82,10 +81,7 @@ def draw(nets: dict, runs: dict[str, dict]) -> plt.Figure:
     line = np.linspace(0, 1, 201)
     x, y = np.meshgrid(line, line)
     exact = truth(x, y)
-    found = {
-        name: values_at(net, np.column_stack([x.ravel(), y.ravel()])).reshape(x.shape)
-        for name, net in nets.items()
-    }
+    found = {name: femnn.evaluate(net, x, y) for name, net in nets.items()}
     figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     fields = axes[0]
     titles = [r"true $\kappa(x, y)$", *(rf"recovered $\kappa$, {name}" for name in found)]

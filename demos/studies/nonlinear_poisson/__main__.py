@@ -23,7 +23,7 @@ from firedrake.adjoint import *
 
 import femnn
 from demos.studies import common
-from demos.studies.common import Stations, relative_difference, values_at
+from demos.studies.common import Stations, relative_difference
 
 SOURCE = 2.6
 NOISE = 0.01
@@ -84,7 +84,7 @@ def noise_misfit(spread: float, stations: int) -> float:
 def law_on_nodes(net, u: Function, name: str) -> Function:
     """kappa(u) in the nodes of u's space."""
     field = Function(u.function_space(), name=name)
-    field.dat.data[:] = values_at(net, u.dat.data_ro[:, None])
+    field.dat.data[:] = femnn.evaluate(net, u.dat.data_ro)
     return field
 
 
@@ -97,7 +97,7 @@ def draw(exact: np.ndarray, nets: dict, runs: dict[str, dict]) -> plt.Figure:
     for (name, net), style in zip(nets.items(), ("C0", "C1--"), strict=True):
         error = 100 * runs[name]["kappa_error"]
         label = f"learned, {name}: error {error:.2g} %"
-        law.plot(u, values_at(net, u[:, None]), style, label=label)
+        law.plot(u, femnn.evaluate(net, u), style, label=label)
     law.axvspan(lower, upper, color="C2", alpha=0.12, zorder=0, label="range of u in the data")
     law.set(xlabel="u (dimensionless)", ylabel=r"$\kappa(u)$ (dimensionless)", ylim=(-0.4, 1.6))
     law.set_yticks(np.arange(0, 1.3, 0.2))
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> dict:
         values = exact + spread * noise
         u = Function(FunctionSpace(mesh, "P", 2), name=f"u {name}")
         nets[name], result = recover(values, spread, observed, u, chosen)
-        error = relative_difference(values_at(nets[name], visited[:, None]), truth(visited))
+        error = relative_difference(femnn.evaluate(nets[name], visited), truth(visited))
         runs[name] = {"kappa_error": error, "spread": spread, **common.numbers_of(result)}
         fields += [u, law_on_nodes(nets[name], u, f"kappa {name}")]
     sizes = {"cells": chosen.cells, "stations": chosen.stations, "seed": chosen.seed}

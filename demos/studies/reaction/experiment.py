@@ -7,7 +7,7 @@ import torch
 from firedrake import *
 
 import femnn
-from demos.studies.common import Stations, values_at
+from demos.studies.common import Stations
 
 from .model import (
     DURATION,
@@ -86,4 +86,4 @@ class Experiment:
 
 def rate_at(net: torch.nn.Module, power: int, states: np.ndarray) -> np.ndarray:
     """A law at rows of a and b: a network with a power of a b before it."""
-    return scaled(values_at(net, states), *states.T, power)
+    return scaled(femnn.evaluate(net, *states.T), *states.T, power)
