@@ -12,6 +12,8 @@ from pyadjoint import Block
 from pyadjoint.tape import get_working_tape
 from pyop2 import op2
 
+from femnn.tape.nodes import present_nodes
+
 
 class _WatchedDat(op2.Dat):
     """Data that kernels can read only while they are up to date.
@@ -180,7 +182,7 @@ class ComputedFunction(fd.Function):
     def _ad_will_add_as_dependency(self) -> None:
         """Record the computation, unless the tape has it already."""
         self._check_present()
-        if not self._is_recorded([s.block_variable for s in self.sources]):
+        if not self._is_recorded(present_nodes(self.sources)):
             super()._ad_will_add_as_dependency()
             place = len(get_working_tape().get_blocks()) - 1
             present = [s.block_variable for s in self.sources]

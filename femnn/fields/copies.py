@@ -116,7 +116,7 @@ class Mirrors:
         """
         given = [s if values is None else values.get(s, s) for s in self.copies]
         pairs = list(zip(given, self.copies.values(), strict=True))
-        differ = any_rank_each(self._comm, [not _equal(value, copy) for value, copy in pairs])
+        differ = any_rank_each(self._comm, [not same_values(value, copy) for value, copy in pairs])
         for (value, copy), differs in zip(pairs, differ, strict=True):
             if differs:
                 copy_values(value, copy)
@@ -143,7 +143,7 @@ def copy_values(source: Any, target: Any) -> None:
         target.assign(source)
 
 
-def _equal(a: Value, b: Value) -> bool:
+def same_values(a: Value, b: Value) -> bool:
     """Whether this rank's data are the same, bit by bit."""
     parts = zip(a.dat, b.dat, strict=True) if isinstance(a, fd.Function) else [(a.dat, b.dat)]
     return all(_same_bits(p.data_ro, q.data_ro) for p, q in parts)

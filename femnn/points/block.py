@@ -14,6 +14,7 @@ from pyadjoint import Block
 from femnn.fields.derivatives import Direction
 from femnn.parallel import sum_over_ranks
 from femnn.points.map import PointMap
+from femnn.tape.nodes import add_dependencies
 from femnn.tape.weights import Weights
 
 
@@ -48,9 +49,7 @@ class EvaluationBlock(Block):
         self.map = point_map
         self._spaces = list(spaces)
         self._name = name
-        self.add_dependency(weights)
-        for dependency in point_map.dependencies:
-            self.add_dependency(dependency)
+        add_dependencies(self, [weights, *point_map.dependencies])
 
     def __str__(self) -> str:
         return self._name

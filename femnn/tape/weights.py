@@ -68,8 +68,7 @@ class Weights(VectorArithmetic, VectorControl):
         names: Sequence[str] = (),
     ):
         super().__init__()
-        self.name = name
-        self.comm = comm
+        self.name, self.comm = name, comm
         self._parameters = parameters
         self._names = tuple(names)
         self._recorded: np.ndarray | None = None
@@ -316,13 +315,14 @@ class Weights(VectorArithmetic, VectorControl):
 
     # A checkpoint is an object of its own: the tape's values do not change with what users hold.
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether the network has other weights than when the tape took them last."""
+        known = None if self._parameters is None else self._recorded
+        return known is not None and not np.array_equal(known, self.vector, equal_nan=True)
+
     def _ad_will_add_as_dependency(self) -> None:
-        """A new node where torch has changed the value since the last was recorded."""
         check_schedule()
-        if self._parameters is not None and self._recorded is not None:
-            present = self._parameters.read()
-            if not np.array_equal(self._recorded, present, equal_nan=True):
-                self.create_block_variable()
         self.block_variable.save_output(overwrite=False)
 
     @classmethod

@@ -13,6 +13,7 @@ from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint import Block
 from pyadjoint.tape import no_annotations, stop_annotating
 
+from femnn.tape.nodes import add_dependencies
 from femnn.variational.adjoint import Adjoint
 from femnn.variational.forward import ForwardSolve
 from femnn.variational.problem import NeuralVariationalProblem
@@ -80,8 +81,7 @@ class SolveBlock(Block):
             self.boundary = [b.snapshot() for b in solves.state.boundary]
         self.scale = np.inf
         self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
-        for dependency in solves.state.dependencies:
-            self.add_dependency(dependency, no_duplicates=True)
+        add_dependencies(self, solves.state.dependencies, no_duplicates=True)
 
     def __str__(self) -> str:
         return "solve(neural variational problem)"

@@ -41,6 +41,9 @@ class ForwardSolve:
         try:
             state.solver.solve()
         except fd.ConvergenceError as error:
+            if state.snes.getConvergedReason() == REASONS.DIVERGED_LINEAR_SOLVE:
+                # PETSc takes a factorisation that has failed once for failed for ever.
+                state.snes.getKSP().getPC().reset()
             state.raise_failures()
             raise fd.ConvergenceError(f"{error}\n{diagnosis(state)}") from error
         except PETSc.Error as error:

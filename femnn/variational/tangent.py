@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import firedrake as fd
+import numpy as np
 from firedrake import dmhooks
 from firedrake.petsc import PETSc
 
@@ -31,9 +32,9 @@ class TangentSolves:
 
     Uses the matrix and the linear solver of the forward problem.  Solvers of their own are
     made where the forward problem's matrix is not the exact tangent, where its linear
-    solver cannot be transposed, or where options for adjoints were given: of the transposed form,
-    with the options for adjoints or the forward problem's, and where these do not lead to a
-    solution with Firedrake's default ones, with a warning.
+    solver cannot be transposed or does not converge then, or where options for adjoints were
+    given: of the transposed form, with the options for adjoints or the forward problem's, and
+    where these do not lead to a solution with Firedrake's default ones, with a warning.
 
     Parameters
     ----------
@@ -64,6 +65,8 @@ class TangentSolves:
                     raise
                 self._shares[transposed] = False
                 self.state.renew_solver()
+            except fd.ConvergenceError:
+                self._shares[transposed] = False
         self.state.evaluate()
         if transposed not in self._own:
             self._make(right_side, solution, transposed)
@@ -122,12 +125,16 @@ class TangentSolves:
     ) -> None:
         own = self._own[transposed]
         own._problem.F.components()[1].assign(right_side)
-        own.solve()
+        own._problem.u.zero()  # nothing of an attempt that has failed
+        ksp, which = own.snes.getKSP(), "a solver of its own"
+        try:
+            own.solve()
+        except fd.ConvergenceError as error:
+            raise _failed(np.nan, ksp, which) from error
         solution.assign(own._problem.u)
-        ksp = own.snes.getKSP()
         with right_side.dat.vec_ro as b, solution.dat.vec_ro as x:
             residual = _relative_residual(ksp.getOperators()[0], x, b, transposed=False)
-        _check(residual, ksp, "a solver of its own")
+        _check(residual, ksp, which)
 
     def _solver(
         self,
@@ -143,7 +150,7 @@ class TangentSolves:
         problem = fd.LinearVariationalProblem(
             turned(state.tangent),
             right_side.copy(deepcopy=True),
-            solution.copy(deepcopy=True),
+            fd.Function(solution.function_space()),
             bcs=[b.bc.reconstruct(g=0) for b in state.boundary],
             aP=None if state.preconditioner is None else turned(state.preconditioner),
             form_compiler_parameters=state.problem.form_compiler_parameters,
@@ -161,15 +168,18 @@ class TangentSolves:
 
 
 def _check(residual: float, ksp: Any, which: str) -> None:
-    reason = ksp.getConvergedReason()
-    if reason < 0 or not residual <= LARGEST_RESIDUAL:
-        raise fd.ConvergenceError(
-            f"the linear solve for a derivative ({which}) reached a relative residual of "
-            f"{residual:.1e} after {ksp.getIterationNumber()} iterations (reason {reason}), wanted "
-            f"{LARGEST_RESIDUAL}: the derivative would be wrong. Give "
-            "adjoint_solver_parameters=... with a solver that suits the transposed matrix, for "
-            "example {'ksp_type': 'preonly', 'pc_type': 'lu'}."
-        )
+    if ksp.getConvergedReason() < 0 or not residual <= LARGEST_RESIDUAL:
+        raise _failed(residual, ksp, which)
+
+
+def _failed(residual: float, ksp: Any, which: str) -> fd.ConvergenceError:
+    return fd.ConvergenceError(
+        f"the linear solve for a derivative ({which}) reached a relative residual of "
+        f"{residual:.1e} after {ksp.getIterationNumber()} iterations (reason "
+        f"{ksp.getConvergedReason()}), wanted {LARGEST_RESIDUAL}: the derivative would be wrong. "
+        "Give adjoint_solver_parameters=... with a solver that suits the transposed matrix, for "
+        "example {'ksp_type': 'preonly', 'pc_type': 'lu'}."
+    )
 
 
 def _relative_residual(matrix: Any, x: Any, b: Any, transposed: bool) -> float:

@@ -64,7 +64,7 @@ class Base:
 
 
 SCALAR = ("u = q.u", "un = q.un", "v = v0 = t")
-CONDITIONS = ("none", "number", "constant", "function", "coordinates")
+CONDITIONS = ("none", "number", "constant", "function", "coordinates", "overlap")
 BASES = {
     "CG1": Base('FunctionSpace(mesh, "CG", 1)', "smooth", SCALAR, "INNER", CONDITIONS),
     "CG2": Base('FunctionSpace(mesh, "CG", 2)', "smooth", SCALAR, "INNER", CONDITIONS),
@@ -151,13 +151,15 @@ class Term:
     operands: tuple[tuple[str, ...], ...] = ()
     nodes: str = ""
 
-    def fits(self, cell: str, space: str, linear: bool) -> bool:
+    def fits(self, cell: str, space: str, linear: bool, in_time: bool) -> bool:
         """Whether the term can stand in such a problem."""
         kind = BASES[space].kind
         if self.kinds and kind not in self.kinds:
             return False
         if cell == "interval" and (self.vector or self.gradient):
             return False  # one number there, and no vector
+        if self is TERMS["initial"] and not in_time:
+            return False
         return not (linear and self.operands)
 
     @property
@@ -185,19 +187,25 @@ TERMS = {
         GRADIENTS,
         operands=(("normsq",), ("uu",), ("uu", "x0"), ("gradu",)),
     ),
-    "rate": Term("dx", "0.3 * diff(K, q.z) * v * AT", ("smooth", "broken", "constant"),
-                 operands=(("z",), ("z", "m"))),
+    "rate": Term(
+        "dx",
+        "0.3 * diff(K, q.z) * v * AT",
+        ("smooth", "broken", "constant"),
+        operands=(("z",), ("z", "m")),
+    ),
     "robin": Term("ds", "K * inner(u, v) * AT", positive=True),
     "inflow": Term("ds", "0.3 * K * v0 * AT"),
     "penalty": Term("dS", "SIDE(K) * jump(u) * jump(v) * AT", ("broken", "constant"), True),
-    "kink": Term("dS", "0.1 * SIDE(K) * jump(grad(u), n) * jump(grad(v), n) * AT",
-                 ("smooth", "pair"), True),
+    "kink": Term(
+        "dS", "0.1 * SIDE(K) * jump(grad(u), n) * jump(grad(v), n) * AT", ("smooth", "pair"), True
+    ),
     "element": Term("nodes", "K * inner(u, v) * dx", positive=True, explicit=True, nodes="D"),
     "field": Term("nodes", "-0.5 * K * v0 * dx", explicit=True, nodes="P"),
     "boundary": Term("nodes", "", ("smooth",), explicit=True, nodes="V"),
+    "initial": Term("nodes", "", SCALARS[:2], explicit=True, nodes="V"),
 }
 
-EXPLICIT = ("x0", "m", "c")
+EXPLICIT = ("x0", "m", "c", "f")
 _CELL_OPERANDS = {
     "smooth": ("u", "gradu", "normsq", "ux"),
     "broken": ("u", "gradu", "normsq", "ux"),
@@ -229,6 +237,8 @@ OPERANDS = {
     "x0": "x[0]",
     "m": "q.m",
     "c": "q.c",
+    "f": "q.f",
+    "time": "q.time",
     "un": "un",
 }
 
@@ -247,4 +257,4 @@ def components(operand: str, cell: str, space: str) -> int:
 def jumps(cell: str) -> str:
     """The penalty of jumps of spaces without continuity."""
     measures = FACETS[CELLS[cell].extruded]["dS"]
-    return "5 * jump(u) * jump(v) * " + ("dS" if len(measures) == 1 else f"({' + '.join(measures)})")
+    return f"5 * jump(u) * jump(v) * ({' + '.join(measures)})"

@@ -18,8 +18,7 @@ from tests.fuzz.equations import (
 )
 from tests.fuzz.moves import MOVES
 
-# Forms are compiled once for each structure; seeds that differ by this number share theirs.
-STRUCTURES = 240
+SHARING = 8  # so many seeds in a row share their forms, which are compiled once
 ACTIVATIONS = ("tanh", "softplus", "silu", "sigmoid", "gelu")
 OUTPUTS = {True: ("softplus", "exp", (0.2, 2.0)), False: (None, (-1.0, 1.0), "softplus")}
 
@@ -63,6 +62,7 @@ class Problem:
     linear: bool
     goal: str
     steps: int
+    driven: bool
     form: str
     call: str
     options: str
@@ -74,7 +74,7 @@ class Problem:
 
 def draw(seed: int) -> Problem:
     """The problem of a seed."""
-    rng = Random(f"structure {seed % STRUCTURES}")
+    rng = Random(f"structure {seed // SHARING}")
     cell = rng.choice((*CELLS, "interval", "triangle", "triangle"))
     space = rng.choice(spaces_on(cell))
     steps = rng.choice((0, 0, 2))
@@ -101,8 +101,11 @@ def _with_numbers(
 ) -> Problem:
     """What needs no form of its own."""
     linear, laws = structure["linear"], structure["laws"]
-    known = ["f", "c", "m"] + (["start"] if steps else [])
-    known += {"function": ["g"], "component": ["g"], "constant": ["b"]}.get(structure["bc"], [])
+    known = ["f", "c"]
+    known += ["start"] if steps and all(law.term != "initial" for law in laws) else []
+    known += ["m"] if any("m" in law.operands for law in laws) else []
+    values = {"function": "g", "component": "g", "overlap": "g"}
+    known += [values[structure["bc"]]] if structure["bc"] in values else []
     weights = [f"w{i}" for i in sorted({law.net for law in laws})]
     controls = rng.sample(weights, rng.randint(1, len(weights)))
     controls += rng.sample(known, rng.randint(0, 2))
@@ -111,6 +114,7 @@ def _with_numbers(
         seed=seed,
         nets=tuple(Net(n.widths, n.activation, n.output, n.kind, rng.randint(0, 99)) for n in nets),
         steps=rng.choice((2, 3)) if steps else 0,
+        driven=steps > 0 and "f" not in controls and rng.random() < 0.25,
         form=rng.choice(("F", "a == L")) if linear else "F",
         call=rng.choice(("solve", "kept")),
         options=direct or rng.choice(("direct", "direct", "krylov", "matfree", "bt")),
@@ -127,7 +131,7 @@ def _draw_laws(
 ) -> tuple[tuple[Net, ...], tuple[Law, ...]]:
     nets: list[Net] = []
     laws: list[Law] = []
-    possible = [name for name, term in TERMS.items() if term.fits(cell, space, linear)]
+    possible = [name for name, term in TERMS.items() if term.fits(cell, space, linear, in_time)]
     possible += [name for name in possible if TERMS[name].text and not TERMS[name].explicit]
     for _ in range(rng.choice((1, 1, 2, 3))):
         name = rng.choice(possible)
@@ -162,13 +166,15 @@ def _draw_operands(
     term = TERMS[name]
     if term.operands:
         return rng.choice(term.operands)
-    explicit = list(EXPLICIT) + (["un"] if in_time and term.place not in ("nodes", "dS") else [])
+    explicit = list(EXPLICIT)
+    if in_time and term.place in ("dx", "ds"):
+        explicit += ["un", "time"]
     if linear or term.explicit:
         chosen = rng.sample(explicit, rng.choice((1, 2)))
     else:
         chosen = [rng.choice(IMPLICIT[term.place][BASES[space].kind])]
         chosen += rng.sample(explicit, rng.choice((0, 0, 1)))
-    if all(o in ("c", "un") for o in chosen):
+    if all(o in ("c", "time") for o in chosen):
         chosen.append("x0")
     return tuple(chosen)
 
@@ -182,9 +188,7 @@ def _draw_net(rng: Random, name: str, inputs: int, outputs: int) -> Net:
     return Net((inputs, *hidden, ends), rng.choice(ACTIVATIONS), output, kind)
 
 
-def _draw_boundary(
-    rng: Random, cell: str, space: str, laws: tuple[Law, ...]
-) -> tuple[str, str]:
+def _draw_boundary(rng: Random, cell: str, space: str, laws: tuple[Law, ...]) -> tuple[str, str]:
     if any(law.term == "boundary" for law in laws):
         return "law", "1"
     kinds = BASES[space].boundary
@@ -205,7 +209,7 @@ def _draw_actions(rng: Random) -> tuple[str, ...]:
     """What is done: moves, recordings, evaluations and derivatives, in this order."""
     moves = list(MOVES)
     first = [move for move in moves if "case" not in MOVES[move]]
-    actions = rng.sample(first, rng.choice((0, 0, 1))) + ["record"]
+    actions = [*rng.sample(first, rng.choice((0, 0, 1))), "record"]
     for _ in range(rng.choice((1, 2, 3))):
         actions += rng.sample(moves, rng.choice((0, 1, 2)))
         actions.append(rng.choice(("derivative", "away", "away", "here", "record", "tangent")))

@@ -19,9 +19,9 @@ MOVES = {
     ),
     "solve_elsewhere": (
         "old = values(weights[-1])\nput(weights[-1], 1.2 * old)\n"
-        "with stop_annotating():\n    run(mine, solve, measure_goal)\nput(weights[-1], old)"
+        "with stop_annotating():\n    run(mine, k, solve, measure_goal)\nput(weights[-1], old)"
     ),
-    "solve_again": "with stop_annotating():\n    run(mine, solve, measure_goal)",
+    "solve_again": "with stop_annotating():\n    run(mine, k, solve, measure_goal)",
     "hidden_and_back": (
         "for net in nets:\n    old = Hidden(net).numbers\n    put(Hidden(net), 1.4 * old)\n"
         "    with stop_annotating():\n        measure_goal()\n    put(Hidden(net), old)"
@@ -56,7 +56,7 @@ MOVES = {
     "fresh": "k, solve, measure_goal = build()\ncase.record()",
     "record_more": (
         "continue_annotation()\nweights[0].assign(0.8 * values(weights[0]))\n"
-        "run(mine, solve, measure_goal)\npause_annotation()"
+        "run(mine, k, solve, measure_goal)\npause_annotation()"
     ),
     "new_functional": (
         "case.Jhat = ReducedFunctional(case.J, [Control(o) for o in case.controls])\n"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 
 from tests.fuzz import support
-from tests.fuzz.equations import BASES, CELLS, INNER, OPERANDS, TERMS, jumps
+from tests.fuzz.equations import BASES, CELLS, TERMS
 from tests.fuzz.grammar import Law, Net, Problem
 from tests.fuzz.moves import MOVES
+from tests.fuzz.sides import equations
 
 OPTIONS = {
     "direct": "DIRECT",
@@ -22,7 +23,9 @@ ACTIONS = {
     "here": "case.here_again()",
     "away": "case.away(0.2)",
 }
-IMPORTS = "import gc\nimport tempfile\nfrom copy import deepcopy\nfrom types import SimpleNamespace\n"
+IMPORTS = (
+    "import gc\nimport tempfile\nfrom copy import deepcopy\nfrom types import SimpleNamespace\n"
+)
 
 
 def alone(p: Problem) -> str:
@@ -37,7 +40,7 @@ def importing(p: Problem) -> str:
 
 
 def _problem(p: Problem) -> str:
-    parts = [_setting(p), _equations(p), _femnn(p), _oracle(p), _actions(p)]
+    parts = [_setting(p), equations(p), _femnn(p), _oracle(p), _actions(p)]
     return f"# Problem {p.seed}\n" + "\n\n".join(parts) + "\n"
 
 
@@ -60,7 +63,7 @@ def fields():
     q = SimpleNamespace(u=Function(V, name="u"), un=Function(V, name="un"))
     q.start, q.f, q.m = wave(V, {n}), wave(P, {n + 1}), wave(P, {n + 2})
     q.g, q.c, q.b = wave({part}, {n + 3}), Constant({0.5 + n / 2000}), Constant({b})
-    q.z = variable(q.u)
+    q.time, q.z = Constant(0.0), variable(q.u)
     return q
 """.strip()
 
@@ -76,93 +79,6 @@ def _net(net: Net) -> str:
     }[net.kind]
 
 
-def _equations(p: Problem) -> str:
-    base = BASES[p.space]
-    unknown, before, test = base.names
-    form = base.form.replace("INNER", INNER).replace("JUMP", jumps(p.cell))
-    terms = [form, "-q.c * q.f * v0 * dx"]
-    terms += ["inner(u, v) * dx"] if p.mass else []
-    terms += ["0.1 * inner(u, u) * inner(u, v) * dx"] if p.cubic else []
-    terms += ["10 * inner(u - un, v) * dx"] if p.steps else []
-    terms += [_term(i, law) for i, law in enumerate(p.laws)]
-    terms = [t for t in terms if t]
-    operands = ", ".join(f"({', '.join(OPERANDS[o] for o in w.operands)},)" for w in p.laws)
-    lines = "\n".join(f"    F += {t}" for t in terms[1:])
-    return f"""
-def equation(q, k, at, side):
-    t = TestFunction(V)
-    {unknown}
-    {before}
-    {test}
-    F = {terms[0]}
-{lines}
-    return F
-
-
-def operands(q):
-    {unknown}
-    {before}
-    return [{operands}]
-
-
-def goal(q, k, at):
-    {unknown}
-    return {_goal(p)}
-
-
-def conditions(q, k):
-    return [{_condition(p)}]
-
-
-def run(q, solve, measure_goal):
-{_run(p)}
-""".strip()
-
-
-def _term(i: int, law: Law) -> str:
-    text = TERMS[law.term].text
-    return text.replace("SIDE(K)", f"side(k[{i}])").replace("K", f"k[{i}]").replace("AT", f"at[{i}]")
-
-
-def _goal(p: Problem) -> str:
-    if p.goal == "plain":
-        return "inner(u, u) * dx"
-    if p.goal == "power":
-        return "(inner(u, u) * (1 + inner(u, u)) + x[0] * inner(u, u)) * dx"
-    i = int(p.goal)
-    return f"inner(u, u) * dx + 0.1 * k[{i}] ** 2 * at[{i}]"
-
-
-def _condition(p: Problem) -> str:
-    base = BASES[p.space]
-    law = [i for i, law in enumerate(p.laws) if law.term == "boundary"]
-    value = {
-        "none": "",
-        "zero": "0",
-        "number": "0.2",
-        "constant": "q.b",
-        "function": "q.g",
-        "component": "q.g",
-        "coordinates": "0.3 * x[0]",
-        "law": f"k[{law[0]}]" if law else "",
-    }[p.bc]
-    part = "V.sub(0)" if p.bc == "component" else base.part
-    return f"DirichletBC({part}, {value}, {p.where})" if value else ""
-
-
-def _run(p: Problem) -> str:
-    if not p.steps:
-        return "    solve()\n    return measure_goal()"
-    return f"""
-    q.u.assign(q.start)
-    J = 0
-    for _ in range({p.steps}):
-        q.un.assign(q.u)
-        solve()
-        J += measure_goal()
-    return J""".strip("\n")
-
-
 def _femnn(p: Problem) -> str:
     return f"""
 def build():
@@ -172,8 +88,10 @@ def build():
     options = {{**NEWTON, **{OPTIONS[p.options]}}}
 {_solver(p)}
 
+    J = goal(mine, k, at)
+
     def measure_goal():
-        return femnn.assemble(goal(mine, k, at))
+        return femnn.assemble(J)
 
     return k, solve, measure_goal
 
@@ -241,25 +159,28 @@ problem_ = NonlinearVariationalProblem(F_, other.u, conditions(other, k_))
 solver_ = NonlinearVariationalSolver(problem_, solver_parameters={{**NEWTON, **DIRECT}})
 
 
-def solve_():
-    for i, expression in nodal.items():
-        k_[i].interpolate(expression)
-    solver_.solve()
+J_ = goal(other, k_, at_)
 
 
 def oracle():
     other.u.assign(0)
-    return run(other, solve_, lambda: assemble(goal(other, k_, at_)))
+    for i, expression in nodal.items():
+        k_[i].interpolate(expression)
+    return run(other, k_, solver_.solve, lambda: assemble(J_))
 """.strip()
 
 
 def _actions(p: Problem) -> str:
-    pairs = [f'    "{name}": (mine.{name}, other.{name}),' for name in "f m c b g start u un".split()]
+    pairs = [
+        f'    "{name}": (mine.{name}, other.{name}),'
+        for name in ("f", "m", "c", "b", "g", "start", "time", "u", "un")
+    ]
     pairs += [f'    "w{i}": (weights[{i}], w[{i}]),' for i in range(len(p.nets))]
     pairs += [f'    "h{i}": (Hidden(nets[{i}]), hidden[{i}]),' for i in range(len(p.nets))]
     checked = [i for i, law in enumerate(p.laws) if TERMS[law.term].in_goal]
     lines = [f"# {a}\n{ACTIONS.get(a) or MOVES[a]}" for a in p.actions]
-    return f"""
+    return (
+        f"""
 def shared_file(comm):
     return comm.bcast(tempfile.mkstemp(suffix=".safetensors")[1])
 
@@ -275,5 +196,9 @@ def check_other(case):
 pairs = {{
 {chr(10).join(pairs)}
 }}
-case = Case(pairs, {list(p.controls)}, lambda: run(mine, solve, measure_goal), oracle, {p.numbers})
-""".strip() + "\n" + "\n".join(lines)
+record = lambda: run(mine, k, solve, measure_goal)
+case = Case(pairs, {list(p.controls)}, record, oracle, {p.numbers})
+""".strip()
+        + "\n"
+        + "\n".join(lines)
+    )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from tests.fuzz.grammar import Net, Problem
 
 PLAIN = {
+    "driven": False,
     "steps": 0,
     "bc": "none",
     "mass": True,
@@ -69,7 +70,8 @@ def simpler(p: Problem) -> Iterator[Problem]:
 
 def _allowed(p: Problem, name: str) -> bool:
     if name == "steps":
-        return "start" not in p.controls and all("un" not in law.operands for law in p.laws)
+        needed = {o for law in p.laws for o in (law.term, *law.operands)}
+        return not {"un", "time", "initial"} & needed and "start" not in p.controls
     if name == "mass":
         return p.bc != "none"
     if name == "bc":
@@ -86,6 +88,4 @@ def _without_law(p: Problem, i: int) -> Problem:
     laws = tuple(replace(law, net=kept.index(law.net)) for law in laws)
     bc = "none" if p.laws[i].term == "boundary" else p.bc
     mass = p.mass or bc == "none"
-    return replace(
-        p, laws=laws, nets=nets, controls=tuple(controls or ["w0"]), bc=bc, mass=mass
-    )
+    return replace(p, laws=laws, nets=nets, controls=tuple(controls or ["w0"]), bc=bc, mass=mass)
