@@ -77,11 +77,12 @@ class SolveBlock(Block):
         super().__init__(ad_block_tag=ad_block_tag)
         self.solves = solves
         with stop_annotating():
-            self.boundary = [b.snapshot() for b in solves.state.boundary]
+            self.boundary = solves.state.present_boundary()
         self.scale = np.inf
         self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
-        for dependency in solves.state.dependencies:
-            self.add_dependency(dependency, no_duplicates=True)
+        of_boundary = [d for given in self.boundary for d in given.dependencies]
+        for dependency in dict.fromkeys([*solves.state.dependencies, *of_boundary]):
+            self.add_dependency(dependency)
 
     def __str__(self) -> str:
         return "solve(neural variational problem)"
@@ -151,11 +152,8 @@ class SolveBlock(Block):
         return self.get_outputs()[0]
 
     def _values(self) -> dict[Any, Any]:
-        """What each dependency was; boundary conditions as their nodes on the tape."""
-        return {
-            bv.output: bv if isinstance(bv.output, fd.DirichletBC) else bv.saved_output
-            for bv in self.get_dependencies()
-        }
+        """What each dependency was."""
+        return {bv.output: bv.saved_output for bv in self.get_dependencies()}
 
     def _dots(self) -> dict[Any, Any]:
         return {bv.output: bv.tlm_value for bv in self.get_dependencies()}
@@ -163,8 +161,7 @@ class SolveBlock(Block):
     def _load_solution(self) -> None:
         """Let the state be that of this block's solution.  Collective."""
         state = self.solves.state
-        values = {**self._values(), state.problem.u: self._output.saved_output}
-        state.load(values, self.boundary)
+        state.load(self._values(), self.boundary, iterate=self._output.saved_output)
         state.evaluate()
         state.raise_failures()
 

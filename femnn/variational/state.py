@@ -15,6 +15,7 @@ from ufl.domain import extract_domains
 from femnn.coefficient.chain_rule import total_derivative
 from femnn.fields.boundary import BoundaryValues
 from femnn.fields.copies import CoordinateState, Mirrors, dependencies_of, owned_values, version
+from femnn.fields.interpolation import Interpolated
 from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.problem import NeuralVariationalProblem
@@ -144,24 +145,39 @@ class State:
 
     @property
     def dependencies(self) -> list[Any]:
-        """What the solution depends on, in the tape's sense, and the initial guess."""
-        return [*self._weights, *self.copies, *self.problem.bcs]
+        """What forms and networks depend on, in the tape's sense, and the initial guess."""
+        return [*self._weights, *self.copies]
 
-    def load(self, values: Mapping[Any, Any], boundary: Sequence | None = None) -> None:
+    def present_boundary(self) -> list[Interpolated]:
+        """What the user's boundary conditions say now, one for each."""
+        return [condition.present() for condition in self.boundary]
+
+    def conditions_of(self, dependency: Any) -> list[BoundaryValues]:
+        """The boundary conditions whose values that are loaded depend on something."""
+        return [c for c in self.boundary if dependency in c.given.dependencies]
+
+    def load(
+        self,
+        values: Mapping[Any, Any],
+        boundary: Sequence[Interpolated] | None = None,
+        iterate: fd.Function | None = None,
+    ) -> None:
         """Take values of the dependencies; the user's own where none are given.  Collective.
 
         Parameters
         ----------
         values
-            Dependency to value: Functions, Constants, Weights, and for a boundary condition its
-            node on the tape.
+            Dependency to value: Functions, Constants, Weights.
         boundary
-            For each condition the values that the tape does not follow, or ``None``.
+            What the boundary conditions' values are; without, what they are now.
+        iterate
+            The unknown, where it is not the initial guess that ``values`` has.
         """
-        self._mirrors.load(values)
-        for i, condition in enumerate(self.boundary):
-            snapshot = None if boundary is None else boundary[i]
-            condition.load(values.get(condition.source), snapshot)
+        unknown = self.problem.u
+        self._mirrors.load(values if iterate is None else {**values, unknown: iterate})
+        boundary = self.present_boundary() if boundary is None else boundary
+        for condition, given in zip(self.boundary, boundary, strict=True):
+            condition.load(given, values)
         for weights, known in self._weights.items():
             value = values.get(weights, weights)
             value.check_ranks(self.comm)
