@@ -9,9 +9,15 @@ import firedrake as fd
 import numpy as np
 import ufl
 from pyadjoint.tape import no_annotations
-from ufl.domain import extract_domains
 
-from femnn.fields.copies import CoordinateState, Mirrors, copy_values, dependencies_of, version
+from femnn.fields.copies import (
+    CoordinateState,
+    Mirrors,
+    copy_values,
+    dependencies_of,
+    meshes_of,
+    version,
+)
 from femnn.fields.cotangents import Cotangent, zero_cotangent
 from femnn.fields.derivatives import (
     Direction,
@@ -49,6 +55,8 @@ class Interpolated:
         The Functions and Constants in the expression.
     space : FunctionSpace
         The space, for itself.
+    meshes : list
+        Its mesh, and those of the expression.
     value : firedrake.Function
         The values that are loaded, on that space.
     """
@@ -62,8 +70,8 @@ class Interpolated:
         self._private = self.mirrors(expression)
         self._directions = {s: Direction.like(c) for s, c in self.mirrors.copies.items()}
         self._kept: dict[Any, Any] = {}
-        meshes = [space.mesh(), *extract_domains(expression)]
-        self._moved = [CoordinateState(m) for m in dict.fromkeys(m.unique() for m in meshes)]
+        self.meshes = list(dict.fromkeys([space.mesh().unique(), *meshes_of(expression)]))
+        self._moved = [CoordinateState(mesh) for mesh in self.meshes]
         self._stamp: tuple | None = None
         self._is_field = isinstance(expression, fd.Function) and _same(expression, self.space)
         self.value = self._private if self._is_field else fd.Function(self.space)
@@ -255,9 +263,7 @@ class Interpolated:
                 "and write the expression with that."
             )
 
-    def _values_of(
-        self, key: Any, make: Callable[[], Any]
-    ) -> Callable[[], fd.Function] | None:
+    def _values_of(self, key: Any, make: Callable[[], Any]) -> Callable[[], fd.Function] | None:
         """What evaluates an expression in the space; ``None`` where it is zero."""
         if key not in self._kept:
             expression = make()

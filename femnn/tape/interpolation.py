@@ -6,13 +6,13 @@ from typing import Any
 
 import firedrake as fd
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
-from pyadjoint import Block
 from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
 
 from femnn.fields.copies import copy_values
 from femnn.fields.cotangents import Cotangent
 from femnn.fields.derivatives import Direction
 from femnn.fields.interpolation import Interpolated
+from femnn.tape.meshes import OnMeshes
 
 
 def interpolated(given: Interpolated, space: Any) -> fd.Function:
@@ -37,7 +37,7 @@ def interpolated(given: Interpolated, space: Any) -> fd.Function:
     return value
 
 
-class InterpolationBlock(Block):
+class InterpolationBlock(OnMeshes):
     """An expression interpolated into a space.
 
     Parameters
@@ -54,6 +54,7 @@ class InterpolationBlock(Block):
         self._output_space = space
         for dependency in given.dependencies:
             self.add_dependency(dependency)
+        self.stand_on(given.meshes)
 
     def __str__(self) -> str:
         return "interpolate"
@@ -104,7 +105,7 @@ class InterpolationBlock(Block):
         return self.given.cotangent_change(block_variable.output, *prepared)
 
     def _load(self, inputs: list) -> None:
-        self.given.load(dict(zip(self.given.dependencies, inputs, strict=True)))
+        self.given.load(dict(zip(self.given.dependencies, inputs, strict=False)))
 
     def _moving(self) -> list[Direction]:
         return self.given.direction({bv.output: bv.tlm_value for bv in self.get_dependencies()})

@@ -10,9 +10,10 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
-from pyadjoint import Block
 from pyadjoint.tape import no_annotations, stop_annotating
 
+from femnn.tape.changes import remember, renew
+from femnn.tape.meshes import OnMeshes
 from femnn.variational.adjoint import Adjoint
 from femnn.variational.forward import ForwardSolve
 from femnn.variational.problem import NeuralVariationalProblem
@@ -57,7 +58,7 @@ class Solves:
         return SecondOrder(self.adjoint)
 
 
-class SolveBlock(Block):
+class SolveBlock(OnMeshes):
     """The solution of a variational problem with networks of the unknown inside.
 
     All the work is done on the solver's state, in private copies of what the block depends on.
@@ -80,9 +81,13 @@ class SolveBlock(Block):
             self.boundary = solves.state.present_boundary()
         self.scale = np.inf
         self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
-        of_boundary = [d for given in self.boundary for d in given.dependencies]
-        for dependency in dict.fromkeys([*solves.state.dependencies, *of_boundary]):
+        of_boundary = (d for given in self.boundary for d in given.dependencies)
+        fields = list(dict.fromkeys([*solves.state.copies, *of_boundary]))
+        renew(fields, solves.state.comm)
+        for dependency in (*solves.state.weights, *fields):
             self.add_dependency(dependency)
+        remember(fields)
+        self.stand_on(solves.state.meshes)
 
     def __str__(self) -> str:
         return "solve(neural variational problem)"

@@ -10,13 +10,20 @@ import firedrake as fd
 import numpy as np
 import ufl
 from firedrake.petsc import DEFAULT_KSP_PARAMETERS
-from ufl.domain import extract_domains
 
 from femnn.coefficient.chain_rule import total_derivative
 from femnn.fields.boundary import BoundaryValues
-from femnn.fields.copies import CoordinateState, Mirrors, dependencies_of, owned_values, version
+from femnn.fields.copies import (
+    CoordinateState,
+    Mirrors,
+    dependencies_of,
+    meshes_of,
+    owned_values,
+    version,
+)
 from femnn.fields.interpolation import Interpolated
 from femnn.parallel import all_ranks, any_rank, raise_network_error
+from femnn.tape.weights import Weights
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.problem import NeuralVariationalProblem
 
@@ -69,6 +76,8 @@ class State:
         The unknown's copy.
     boundary : list of BoundaryValues
         The boundary conditions.
+    meshes : list
+        The residual's.
     networks : list of PrivateNetwork
         The networks of the unknown.
     residual, tangent : ufl.Form
@@ -90,7 +99,8 @@ class State:
         self._weights = {n.weights: _Counted() for n in self.networks}
         fixed = [copy for copy in self.copies.values() if copy is not self.unknown]
         self._in_operands = [d for d in fixed if any(d in n.depends_on for n in self.networks)]
-        self._moved = [CoordinateState(mesh) for mesh in extract_domains(problem.F)]
+        self.meshes = meshes_of(problem.F)
+        self._moved = [CoordinateState(mesh) for mesh in self.meshes]
         self.residual = self._privately(problem.F)
         trial = fd.TrialFunction(problem.u.function_space())
         terms = [n.terms for n in self.networks]
@@ -144,9 +154,9 @@ class State:
         return self.unknown.comm
 
     @property
-    def dependencies(self) -> list[Any]:
-        """What forms and networks depend on, in the tape's sense, and the initial guess."""
-        return [*self._weights, *self.copies]
+    def weights(self) -> list[Weights]:
+        """The networks' weights, the user's."""
+        return list(self._weights)
 
     def present_boundary(self) -> list[Interpolated]:
         """What the user's boundary conditions say now, one for each."""
