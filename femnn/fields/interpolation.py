@@ -278,7 +278,7 @@ class Interpolated:
 
 def _same(field: fd.Function, space: Any) -> bool:
     own = field.function_space()
-    return own.mesh() == space.mesh() and own.collapse() == space
+    return own.mesh().unique() is space.mesh().unique() and own.collapse() == space
 
 
 def _key(moving: Sequence[Direction]) -> tuple:

@@ -54,14 +54,17 @@ class Snapshots:
         self._data.data_wo[...] = to.values
 
 
-_snapshots: weakref.WeakKeyDictionary[Any, Snapshots] = weakref.WeakKeyDictionary()
+# By the mesh's identity: meshes on different communicators can be equal.
+_snapshots: dict[int, Snapshots] = {}
 
 
 def snapshots_of(mesh: Any) -> Snapshots:
     """The states of a mesh."""
-    if mesh not in _snapshots:
-        _snapshots[mesh] = Snapshots(mesh)
-    return _snapshots[mesh]
+    key = id(mesh)
+    if key not in _snapshots:
+        _snapshots[key] = Snapshots(mesh)
+        weakref.finalize(mesh, _snapshots.pop, key, None)
+    return _snapshots[key]
 
 
 def is_moved_by_the_tape(mesh: Any) -> bool:
