@@ -1,5 +1,5 @@
 # Every target sets up what it needs. Variables: PYTHON (3.11 or newer), FEMNN_ENV (where the
-# environment lies), RANKS, PYTEST_ARGS, DEMO, STUDY, STUDY_ARGS, REPRODUCE.
+# environment lies), RANKS, PYTEST_ARGS, DEMO, STUDY, STUDY_ARGS, REPRODUCE, FUZZ, FUZZ_RANKS.
 PYTHON ?= python3
 RANKS ?= 2 3
 PYTEST_ARGS ?= -n 2
@@ -7,6 +7,8 @@ DEMO ?= nonlinear_poisson
 STUDY ?= nonlinear_poisson
 STUDY_ARGS ?=
 REPRODUCE ?=
+FUZZ ?=
+FUZZ_RANKS ?= 1
 OUTPUT ?= output
 
 # Runs may be by root in a container, and with more ranks than cores; the library sets none of these.
@@ -20,7 +22,7 @@ ENV = $(shell $(INSTALL) path)
 RUN = PYTHONPATH="$(CURDIR)" "$(ENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-path demo study reproduce test bench lint doctor clean
+.PHONY: help env env-path demo study reproduce test bench fuzz lint doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +44,9 @@ reproduce: env ## Solve the published problems, write docs/reproduction.md (REPR
 
 test: env ## Run all tests, on 1, 2 and 3 ranks
 	@PYTHON="$(ENV)/bin/python" RANKS="$(RANKS)" LOGS="$(OUTPUT)/tests" tests/run.sh $(PYTEST_ARGS)
+
+fuzz: env ## Draw problems, compare with the network in UFL (FUZZ="--minutes 60", FUZZ_RANKS=2)
+	@PYTHONPATH="$(CURDIR)" mpiexec -n $(FUZZ_RANKS) "$(ENV)/bin/python" -m tests.fuzz $(FUZZ)
 
 bench: env ## Run the benchmarks
 	@$(RUN) -m benchmarks

@@ -71,7 +71,9 @@ paper's own. The paper's result files are not public, so no number of theirs is 
 
 def main() -> None:
     """Run what was asked for, then write the document."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.published", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--only", nargs="*", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--setting", choices=("paper", "short", "reduced"), default="short")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start none after")

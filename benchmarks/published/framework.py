@@ -40,7 +40,10 @@ COLUMNS = {
 
 def main(problem: ModuleType, argv: list[str] | None = None) -> dict:
     """Run one problem; writes results.json and figure.png, prints the report."""
-    parser = argparse.ArgumentParser(description=(problem.__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.published.{problem.NAME}",
+        description=(problem.__doc__ or "").splitlines()[0],
+    )
     parser.add_argument("--setting", choices=sorted(problem.SETTINGS), default="short")
     output = Path("output") / "published" / problem.NAME
     parser.add_argument("--output", type=Path, default=output, help="folder for the results")

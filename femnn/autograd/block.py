@@ -11,6 +11,7 @@ from pyadjoint import Block
 from femnn.autograd.operation import Motion, Operation
 from femnn.autograd.values import array_of
 from femnn.fields.cotangents import zero_cotangent
+from femnn.tape.nodes import refresh
 
 
 class OperatorBlock(Block):
@@ -19,6 +20,7 @@ class OperatorBlock(Block):
     def __init__(self, operation: Operation, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
         self.operation = operation
+        refresh(operation.sources)
         self.add_dependency(operation.weights)
         for source in operation.sources:
             self.add_dependency(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NoReturn
@@ -9,6 +10,26 @@ from typing import Any, NoReturn
 import firedrake as fd
 from pyadjoint import Block
 from pyadjoint.tape import get_working_tape
+from pyop2 import op2
+
+from femnn.tape.meshes import Coordinates, snapshots_of
+
+
+class _WatchedDat(op2.Dat):
+    """Data that kernels can read only while they are up to date.
+
+    Firedrake's solvers and assemblers hold a coefficient's data, and would go on with values that
+    were right when they were made.
+    """
+
+    check: Callable[[], Callable[[], None] | None] | None = None
+
+    @property
+    def _kernel_args_(self) -> tuple[Any, ...]:
+        check = None if self.check is None else self.check()
+        if check is not None:
+            check()
+        return (self._data.ctypes.data,)
 
 
 class ComputedFunction(fd.Function):
@@ -31,8 +52,12 @@ class ComputedFunction(fd.Function):
         return object.__new__(cls)
 
     def __init__(self, space: Any, name: str, block: Callable[[], Block]):
-        self._recorded: tuple[int, Block, list[Any]] | None = None
-        super().__init__(space, name=name, block_class=block, _ad_floating_active=True, _ad_args=[])
+        self._recorded: tuple[int, Block, list[Any], Coordinates] | None = None
+        data = _WatchedDat(space.dof_dset, name=name)
+        super().__init__(
+            space, val=data, name=name, block_class=block, _ad_floating_active=True, _ad_args=[]
+        )
+        data.check = weakref.WeakMethod(self._check_present)
 
     @property
     def sources(self) -> list[Any]:
@@ -72,7 +97,11 @@ class ComputedFunction(fd.Function):
     def copy(self, deepcopy: bool = False) -> fd.Function:
         """The present values as an ordinary Function on the same space."""
         self._check_present()
-        return fd.Function(self.function_space(), val=self.topological.copy(deepcopy=deepcopy))
+        if not deepcopy:
+            return fd.Function(self.function_space(), val=self.topological)
+        values = fd.Function(self.function_space())
+        self.topological.dat.copy(values.dat)
+        return values
 
     @cached_property
     def _plain(self) -> fd.Function:
@@ -157,12 +186,14 @@ class ComputedFunction(fd.Function):
             super()._ad_will_add_as_dependency()
             place = len(get_working_tape().get_blocks()) - 1
             present = [s.block_variable for s in self.sources]
-            self._recorded = (place, self.block, present)
+            where = snapshots_of(self.function_space().mesh()).present()
+            self._recorded = (place, self.block, present, where)
 
     def _is_recorded(self, present: list[Any]) -> bool:
-        """Whether the tape holds the computation from the same nodes."""
+        """Whether the tape holds the computation from the same nodes, there.  Collective."""
         if self._recorded is None:
             return False
-        place, block, nodes = self._recorded
+        place, block, nodes, where = self._recorded
         blocks = get_working_tape().get_blocks()
-        return place < len(blocks) and blocks[place] is block and nodes == present
+        held = place < len(blocks) and blocks[place] is block and nodes == present
+        return held and not snapshots_of(self.function_space().mesh()).differ(where)

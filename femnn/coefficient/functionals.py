@@ -20,6 +20,7 @@ from femnn.fields.cotangents import zero_cotangent
 from femnn.fields.derivatives import Direction, along, constant_gradient, entry_derivative
 from femnn.fields.kept import KeptForms
 from femnn.tape.meshes import OnMeshes, is_moved_by_the_tape
+from femnn.tape.nodes import add_dependencies
 
 
 def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
@@ -163,8 +164,7 @@ class FunctionalBlock(OnMeshes):
     def __init__(self, kept: KeptFunctional, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
         self.kept = kept
-        for dependency in kept.dependencies:
-            self.add_dependency(dependency)
+        add_dependencies(self, kept.dependencies)
         self.stand_on(meshes_of(kept.form))
 
     def __str__(self) -> str:

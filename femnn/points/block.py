@@ -14,6 +14,7 @@ from femnn.fields.derivatives import Direction
 from femnn.parallel import sum_over_ranks
 from femnn.points.map import PointMap
 from femnn.tape.meshes import OnMeshes
+from femnn.tape.nodes import add_dependencies
 from femnn.tape.weights import Weights
 
 
@@ -49,8 +50,7 @@ class EvaluationBlock(OnMeshes):
         self._spaces = list(spaces)
         self._name = name
         self.add_dependency(weights)
-        for dependency in point_map.dependencies:
-            self.add_dependency(dependency)
+        add_dependencies(self, point_map.dependencies)
         self._n_fields = len(point_map.dependencies)
         self.stand_on([point_map.at.mesh])
 

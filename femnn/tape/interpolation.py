@@ -13,6 +13,7 @@ from femnn.fields.cotangents import Cotangent
 from femnn.fields.derivatives import Direction
 from femnn.fields.interpolation import Interpolated
 from femnn.tape.meshes import OnMeshes
+from femnn.tape.nodes import add_dependencies
 
 
 def interpolated(given: Interpolated, space: Any) -> fd.Function:
@@ -52,8 +53,7 @@ class InterpolationBlock(OnMeshes):
         super().__init__(ad_block_tag=ad_block_tag)
         self.given = given
         self._output_space = space
-        for dependency in given.dependencies:
-            self.add_dependency(dependency)
+        add_dependencies(self, given.dependencies)
         self.stand_on(given.meshes)
 
     def __str__(self) -> str:

@@ -16,6 +16,7 @@ from femnn.evaluation.parameters import ParameterVector
 from femnn.parallel import same_on_ranks
 from femnn.tape.arithmetic import SquaredNormBlock, VectorArithmetic
 from femnn.tape.control import VectorControl
+from femnn.tape.nodes import refresh
 from femnn.tape.replay import check_schedule
 
 # One Weights for each set of parameters, so that modules which share them share the control.
@@ -68,8 +69,7 @@ class Weights(VectorArithmetic, VectorControl):
         names: Sequence[str] = (),
     ):
         super().__init__()
-        self.name = name
-        self.comm = comm
+        self.name, self.comm = name, comm
         self._parameters = parameters
         self._names = tuple(names)
         self._recorded: np.ndarray | None = None
@@ -319,10 +319,10 @@ class Weights(VectorArithmetic, VectorControl):
     def _ad_will_add_as_dependency(self) -> None:
         """A new node where torch has changed the value since the last was recorded."""
         check_schedule()
-        if self._parameters is not None and self._recorded is not None:
-            present = self._parameters.read()
-            if not np.array_equal(self._recorded, present, equal_nan=True):
-                self.create_block_variable()
+        known = None if self._parameters is None else self._recorded
+        if known is not None and not np.array_equal(known, self.vector, equal_nan=True):
+            self.create_block_variable()
+        refresh([self])
         self.block_variable.save_output(overwrite=False)
 
     @classmethod

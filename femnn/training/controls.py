@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 from pyadjoint.enlisting import Enlist
+from torch import nn
 
 from femnn.tape.model import check_shared_parameters, largest_comm, values_behind
 from femnn.tape.weights import Weights
@@ -69,7 +70,22 @@ class ControlVector:
         for control in self.controls:
             control.check_ranks(self.comm)
             control.check(control.vector)
+        return self.present()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The networks' trainable parameters."""
+        return [p for control in self.controls for p in control.parameters]
+
+    def present(self) -> np.ndarray:
+        """The present values, unchecked, shape ``(len(self),)``."""
         return np.concatenate([c.vector for c in self.controls])
+
+    def set_gradient(self, gradient: np.ndarray) -> None:
+        """Give a gradient, shape ``(len(self),)``, to the networks' parameters as torch's."""
+        for control, piece in zip(self.controls, self._split(gradient), strict=True):
+            for parameter, part in zip(control.parameters, control.split(piece), strict=True):
+                parameter.grad = part
 
     def write(self, vector: np.ndarray) -> None:
         """Give the controls these values."""
@@ -90,7 +106,7 @@ class ControlVector:
         return np.split(vector, self._ends[:-1])
 
     def _check_parameters(self) -> None:
-        owned = [id(p) for c in self.controls for p in c.parameters]
+        owned = [id(p) for p in self.parameters]
         if len(set(owned)) < len(owned):
             raise ValueError(
                 "fit: two controls share some of their parameters, but not all: each would get a "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from pyadjoint import ReducedFunctional, stop_annotating
 
 from femnn.training.history import Step
@@ -17,7 +18,7 @@ from femnn.training.settings import Settings
 
 def fit(
     Jhat: ReducedFunctional,
-    method: str = "L-BFGS",
+    method: str | torch.optim.Optimizer = "L-BFGS",
     *,
     maxiter: int = 200,
     gtol: float = 1e-10,
@@ -40,7 +41,9 @@ def fit(
     Jhat
         The functional; its controls must be ``Weights``.
     method
-        ``"L-BFGS"`` (SciPy's L-BFGS-B) or ``"Adam"`` (torch's).
+        ``"L-BFGS"`` (SciPy's L-BFGS-B), ``"Adam"`` (torch's), or a torch optimiser of
+        parameters of the networks, with its own settings and parameter groups; step a scheduler
+        in ``callback``.
     maxiter
         Number of iterations at most; with 0 the functional is evaluated and nothing changed.
     gtol
@@ -76,8 +79,10 @@ def fit(
         ``Weights``, or a setting is of another kind.
     ValueError
         If the method or an option is unknown, a setting is out of range or not used by the
-        method; if nothing on the tape computes the functional, or there is nothing to train; if
-        weights, loss or gradient at the start are not finite, or the gradient is zero.
+        method, or an optimiser has parameters that are not the controls'; if nothing on the tape
+        computes the functional, there is nothing to train, or a control shares a part of its
+        parameters with another network of the model; if weights, loss or gradient at the start
+        are not finite, or the gradient is zero.
     RuntimeError
         If the weights differ between ranks, or the callback has raised an error on another rank.
     firedrake.ConvergenceError
@@ -92,11 +97,13 @@ def fit(
     --------
     >>> Jhat = ReducedFunctional(J, Control(kappa.weights))
     >>> result = fit(Jhat, maxiter=100, callback=lambda step, w: femnn.save(net, "net.safetensors"))
+    >>> result = fit(Jhat, torch.optim.AdamW(net.parameters(), lr=1e-2), maxiter=500)
     """
     optimiser = optimiser_of(method)
     settings = Settings(
         maxiter, gtol, ftol, target, learning_rate, {} if options is None else options
     )
-    optimiser.check_settings(method, settings)
+    name = method if isinstance(method, str) else type(method).__name__
+    optimiser.check_settings(name, settings)
     with stop_annotating(), Run(Jhat, settings, callback, progress) as run:
         return run.minimise(optimiser)

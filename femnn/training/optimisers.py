@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from femnn.training.adam import ADAM
+import torch
+
 from femnn.training.lbfgs import LBFGS
 from femnn.training.run import Optimiser
+from femnn.training.torch_steps import ADAM, of_instance
 
 OPTIMISERS: dict[str, Optimiser] = {"L-BFGS": LBFGS, "Adam": ADAM}
 
 
-def optimiser_of(method: str) -> Optimiser:
-    """The optimiser of this name; a ``ValueError`` that lists all where there is none."""
+def optimiser_of(method: str | torch.optim.Optimizer) -> Optimiser:
+    """The optimiser of this name, or a torch optimiser as one."""
+    if isinstance(method, torch.optim.Optimizer):
+        return of_instance(method)
     if method not in OPTIMISERS:
-        raise ValueError(f"fit: method={method!r} is unknown, use one of {sorted(OPTIMISERS)}.")
+        raise ValueError(
+            f"fit: method={method!r} is unknown, use one of {sorted(OPTIMISERS)} or a torch "
+            "optimiser of the networks' parameters."
+        )
     return OPTIMISERS[method]

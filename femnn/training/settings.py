@@ -69,9 +69,12 @@ class Settings:
                 )
         for name in self.options:
             if name not in options:
+                wanted = (
+                    f"wanted some of {', '.join(sorted(options))}" if options else "it has its own"
+                )
                 raise ValueError(
-                    f"fit: options has {name!r}, which {method} does not take: wanted some of "
-                    f"{', '.join(sorted(options))}.{_hint(name, uses, options)}"
+                    f"fit: options has {name!r}, which {method} does not take: {wanted}."
+                    f"{_hint(name, uses, options)}"
                 )
 
 

@@ -14,6 +14,7 @@ from femnn.coefficient.chain_rule import constant_derivative, total_derivative
 from femnn.fields.boundary import BoundaryValues
 from femnn.fields.copies import copy_values
 from femnn.fields.cotangents import zero_cotangent
+from femnn.fields.derivatives import constant_gradient
 from femnn.fields.kept import KeptForms
 from femnn.parallel import sum_over_ranks
 from femnn.tape.weights import Weights
@@ -152,11 +153,11 @@ class Adjoint:
         return found
 
     def _constant_gradient(self, constant: fd.Constant) -> np.ndarray:
-        gradient = np.zeros(constant.ufl_shape)
-        for index in np.ndindex(constant.ufl_shape):
+        def entry(index: tuple[int, ...]) -> float:
             assemble = self.kept((constant, index), partial(self.entry_form, constant, index))
-            gradient[index] = 0.0 if assemble is None else assemble()
-        return gradient
+            return 0.0 if assemble is None else assemble()
+
+        return constant_gradient(constant, entry)
 
 
 def add(target: fd.Cofunction, factor: float, part: fd.Cofunction) -> None:

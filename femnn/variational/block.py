@@ -12,8 +12,8 @@ import numpy as np
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint.tape import no_annotations, stop_annotating
 
-from femnn.tape.changes import remember, renew
 from femnn.tape.meshes import OnMeshes
+from femnn.tape.nodes import add_dependencies
 from femnn.variational.adjoint import Adjoint
 from femnn.variational.forward import ForwardSolve
 from femnn.variational.problem import NeuralVariationalProblem
@@ -82,11 +82,8 @@ class SolveBlock(OnMeshes):
         self.scale = np.inf
         self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
         of_boundary = (d for given in self.boundary for d in given.dependencies)
-        fields = list(dict.fromkeys([*solves.state.copies, *of_boundary]))
-        renew(fields, solves.state.comm)
-        for dependency in (*solves.state.weights, *fields):
-            self.add_dependency(dependency)
-        remember(fields)
+        dependencies = list(dict.fromkeys([*solves.state.dependencies, *of_boundary]))
+        add_dependencies(self, dependencies)
         self.stand_on(solves.state.meshes)
 
     def __str__(self) -> str:

@@ -31,6 +31,7 @@ class ForwardSolve:
     def __init__(self, state: State, warm_start: bool):
         self.state = state
         self.warm_start = warm_start
+        self._reason = 0
 
     def run(self) -> None:
         """Solve from the unknown's present value, with what is loaded.  Collective."""
@@ -47,6 +48,7 @@ class ForwardSolve:
             if inside is None:
                 raise
             raise inside from inside.__cause__
+        self._reason = state.snes.getConvergedReason()
         state.evaluate()
         state.raise_failures()
 
@@ -104,7 +106,7 @@ class ForwardSolve:
 
         After a fixed number of iterations, as in linearly implicit steps, it does not.
         """
-        fixed = self.state.snes.getConvergedReason() == REASONS.CONVERGED_ITS
+        fixed = self._reason == REASONS.CONVERGED_ITS
         return self.warm_start and not self.state.constant_tangent and not fixed
 
     def _continue_to(self, scale: float) -> None:

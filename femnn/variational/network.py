@@ -1,4 +1,4 @@
-"""Networks of an unknown, in a state's private copies."""
+"""Networks of an unknown, in a state's private copies and on coarser levels."""
 
 from __future__ import annotations
 
@@ -9,57 +9,68 @@ import numpy as np
 
 from femnn.coefficient.chain_rule import Implicit
 from femnn.coefficient.coefficient import NeuralCoefficient
-from femnn.fields.copies import Mirrors, dependencies_of
+from femnn.evaluation.evaluator import PointEvaluator
+from femnn.fields.copies import Mirrors, dependencies_of, owned_values
+from femnn.parallel import all_ranks
 from femnn.points.network import NetworkAtPoints
+from femnn.points.pointset import PointSet
 
 
-class PrivateNetwork:
-    """A coefficient of the unknown, with its operands written in private copies.
-
-    Parameters
-    ----------
-    coefficient
-        The coefficient.
-    mirrors
-        The private copies.
+class NetworkField(fd.Function):
+    """A network's values or derivatives in a solver's forms, for which multigrid asks by its kind.
 
     Attributes
     ----------
-    weights : Weights
-        The network's weights, the user's.
+    network : NetworkInForms
+        The network.
+    """
+
+    network: NetworkInForms
+
+
+class NetworkInForms:
+    """A network at points, with its values and derivatives as they stand in a solver's forms.
+
+    Parameters
+    ----------
+    evaluator
+        The network.
+    operands
+        UFL vector of its inputs.
+    points
+        Where.
+    space
+        Of its values.
+    name
+        Its name.
+
+    Attributes
+    ----------
     depends_on : list
-        The private copies in the operands.
+        The Functions and Constants in the operands.
+    points : NetworkAtPoints
+        The network at the points.
     terms : Implicit
         The network's values and derivatives, as they stand in forms.
     failure : Exception or None
         What the network has raised on this rank.
     """
 
-    def __init__(self, coefficient: NeuralCoefficient, mirrors: Mirrors):
-        self.coefficient = coefficient
-        self.weights = coefficient.weights
-        self.evaluator = coefficient.evaluator
+    def __init__(
+        self, evaluator: PointEvaluator, operands: Any, points: PointSet, space: Any, name: str
+    ):
+        self.evaluator = evaluator
         self.failure: Exception | None = None
-        operands = mirrors(coefficient.inputs)
         self.depends_on = dependencies_of(operands)
-        self.points = NetworkAtPoints(self.evaluator, operands, coefficient.points)
-        (n_inputs,) = operands.ufl_shape
-        n_outputs = self.evaluator.n_outputs
-        slope_shape = (n_inputs,) if coefficient.ufl_shape == () else (n_outputs, n_inputs)
+        self.points = NetworkAtPoints(evaluator, operands, points)
+        n, m = evaluator.n_inputs, evaluator.n_outputs
+        slope_shape = (n,) if space.value_shape == () else (m, n)
         self.terms = Implicit(
-            value=fd.Function(coefficient.function_space(), name=coefficient.name()),
-            slope=fd.Function(coefficient.points.space(slope_shape)),
+            value=self._field(space, name),
+            slope=self._field(points.space(slope_shape), f"d{name}"),
             operands=operands,
-            between_cells=coefficient.points.between_cells,
+            between_cells=points.between_cells,
         )
-
-    def version(self) -> Any:
-        """The evaluator's; what it raises is kept, and the version is then equal to no other."""
-        try:
-            return self.evaluator.version()
-        except Exception as error:
-            self.failure = error
-            return object()
 
     def evaluate(self, weights: np.ndarray) -> None:
         """Values and derivatives at the present operands.  Collective.
@@ -80,6 +91,68 @@ class PrivateNetwork:
         self.points.at.fill(self.terms.value, values)
         self.points.at.fill(self.terms.slope, slope)
 
+    def _field(self, space: Any, name: str) -> NetworkField:
+        field = NetworkField(space, name=name)
+        field.network = self
+        return field
+
+
+class PrivateNetwork(NetworkInForms):
+    """A coefficient of the unknown, with its operands written in private copies.
+
+    Parameters
+    ----------
+    coefficient
+        The coefficient.
+    mirrors
+        The private copies.
+
+    Attributes
+    ----------
+    weights : Weights
+        The network's weights, the user's.
+    levels : list of LevelNetwork
+        The same network on coarser levels of multigrid.
+    in_use : numpy.ndarray
+        The weights of the last evaluation.
+    n_evaluations : int
+        How often it was evaluated.
+    """
+
+    def __init__(self, coefficient: NeuralCoefficient, mirrors: Mirrors):
+        self.coefficient = coefficient
+        self.weights = coefficient.weights
+        self.levels: list[LevelNetwork] = []
+        self.in_use = np.empty(0)
+        self.n_evaluations = 0
+        operands, space = mirrors(coefficient.inputs), coefficient.function_space()
+        name, at = coefficient.name(), coefficient.points
+        super().__init__(coefficient.evaluator, operands, at, space, name)
+
+    @property
+    def finest(self) -> PrivateNetwork:
+        """Itself."""
+        return self
+
+    def version(self) -> Any:
+        """The evaluator's; what it raises is kept, and the version is then equal to no other."""
+        try:
+            return self.evaluator.version()
+        except Exception as error:
+            self.failure = error
+            return object()
+
+    def evaluate(self, weights: np.ndarray) -> None:
+        """Values and derivatives at the present operands; see :class:`NetworkInForms`."""
+        super().evaluate(weights)
+        self.in_use = weights
+        self.n_evaluations += 1
+
+    def evaluate_levels(self) -> None:
+        """Let the coarser levels have the values at their operands.  Collective."""
+        for level in self.levels:
+            level.update()
+
     def weight_vjp(self, cotangent: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The rank's part of the weights' gradient, shape ``(n_weights,)``.
 
@@ -91,3 +164,47 @@ class PrivateNetwork:
             The weights in use, shape ``(n_weights,)``.
         """
         return self.evaluator.weight_vjp(self.points.inputs, cotangent, weights)
+
+
+class LevelNetwork(NetworkInForms):
+    """The network of a finer level, of a coarser level's operands.
+
+    Parameters
+    ----------
+    finer
+        The network on the next finer level.
+    operands
+        The operands on this level.
+    points
+        Where.
+    """
+
+    def __init__(self, finer: PrivateNetwork | LevelNetwork, operands: Any, points: PointSet):
+        self.finest: PrivateNetwork = finer.finest
+        value = finer.terms.value
+        space = points.space(value.ufl_shape)
+        super().__init__(finer.evaluator, operands, points, space, value.name())
+        self._fields = [d for d in self.depends_on if isinstance(d, fd.Function)]
+        self._evaluated_at: list[np.ndarray] | None = None
+        self._evaluation = 0
+        self.finest.levels.append(self)
+
+    def update(self) -> None:
+        """Let the values be those at this level's operands, and at the weights in use.  Collective.
+
+        Nothing is done where neither has changed, or the finest level was never evaluated.
+        """
+        finest = self.finest
+        if not finest.n_evaluations:
+            return
+        present = [owned_values(f) for f in self._fields]
+        if not all_ranks(self.points.at.mesh.comm, self._is_from(present)):
+            self.failure = finest.failure
+            self.evaluate(finest.in_use)
+            finest.failure = self.failure
+            self._evaluated_at, self._evaluation = present, finest.n_evaluations
+
+    def _is_from(self, present: list[np.ndarray]) -> bool:
+        if self._evaluated_at is None or self._evaluation != self.finest.n_evaluations:
+            return False
+        return all(map(np.array_equal, self._evaluated_at, present))

@@ -13,7 +13,7 @@ import ufl
 
 from femnn.coefficient.chain_rule import total_derivative
 from femnn.fields.boundary import BoundaryValues
-from femnn.fields.derivatives import Direction
+from femnn.fields.derivatives import Direction, constant_gradient
 from femnn.parallel import sum_over_ranks
 from femnn.tape.weights import Weights
 from femnn.variational.adjoint import Adjoint, AdjointState, add, total_of
@@ -178,12 +178,12 @@ class SecondOrder:
         return weights.like(sum_over_ranks(self.state.comm, total))
 
     def _of_constant(self, constant: fd.Constant) -> np.ndarray:
-        gradient = np.zeros(constant.ufl_shape)
-        for index in np.ndindex(constant.ufl_shape):
+        def entry(index: tuple[int, ...]) -> float:
             first = partial(self.adjoint.entry_form, constant, index)
             assemble = self._motion.change_of((constant, index), first)
-            gradient[index] = 0.0 if assemble is None else assemble()
-        return gradient
+            return 0.0 if assemble is None else assemble()
+
+        return constant_gradient(constant, entry)
 
     def _cotangent_change(self, network: PrivateNetwork) -> np.ndarray | None:
         form = partial(self.adjoint.cotangent_form, network)

@@ -103,18 +103,18 @@ class NeuralVariationalSolver:
 
 def solve_and_record(solves: Solves, annotate: bool, tag: str | None = None) -> fd.Function:
     """Solve with the user's present values, and record it if wanted.  Collective."""
-    problem = solves.state.problem
-    for coefficient in problem.explicit:
+    state = solves.state
+    for coefficient in state.explicit:
         coefficient.update()
-    for coefficient in problem.implicit:
-        coefficient.weights.check_ranks(solves.state.comm)
+    for coefficient in state.implicit:
+        coefficient.weights.check_ranks(state.comm)
         coefficient.weights.check(coefficient.weights.vector)
     block = SolveBlock(solves, ad_block_tag=tag) if annotate else None
     with stop_annotating():
         _run(solves)
     if block is not None:
         _record(block)
-    return problem.u
+    return state.problem.u
 
 
 def _run(solves: Solves) -> None:

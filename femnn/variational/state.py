@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import firedrake as fd
@@ -12,7 +11,8 @@ import ufl
 from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 
 from femnn.coefficient.chain_rule import total_derivative
-from femnn.fields.boundary import BoundaryValues
+from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
+from femnn.fields.boundary import BoundaryValues, value_of
 from femnn.fields.copies import (
     CoordinateState,
     Mirrors,
@@ -23,35 +23,14 @@ from femnn.fields.copies import (
 )
 from femnn.fields.interpolation import Interpolated
 from femnn.parallel import all_ranks, any_rank, raise_network_error
-from femnn.tape.weights import Weights
+from femnn.variational.levels import enable_levels
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.problem import NeuralVariationalProblem
+from femnn.variational.stamp import Stamp
 
+WRITTEN = (ufl.Form, ufl.core.expr.Expr)
 # As Firedrake's solver of linear problems.
 ONE_SOLVE = {"snes_type": "ksponly", "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"]}
-
-
-@dataclass(frozen=True, eq=False)
-class Stamp:
-    """The values from which something was computed.
-
-    Attributes
-    ----------
-    versions
-        Of the private copies; they change with the copies' values only.
-    iterate
-        The unknown's values on this rank; ``None`` where they do not matter.
-    """
-
-    versions: tuple
-    iterate: np.ndarray | None = None
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Stamp) or self.versions != other.versions:
-            return False
-        if self.iterate is None or other.iterate is None:
-            return self.iterate is other.iterate
-        return np.array_equal(self.iterate, other.iterate)
 
 
 class State:
@@ -82,6 +61,11 @@ class State:
         The networks of the unknown.
     residual, tangent : ufl.Form
         The residual and its exact derivative, in private copies.
+    implicit, explicit : list of NeuralCoefficient
+        The user's coefficients in the forms and the application context that depend on the
+        unknown, and those that do not.
+    preconditioner : ufl.Form or None
+        The user's form for it, in private copies.
     exact : bool
         Whether the matrix is the exact tangent, and not one that the user gave.
     solver : firedrake.NonlinearVariationalSolver
@@ -91,11 +75,17 @@ class State:
     def __init__(self, problem: NeuralVariationalProblem, options: Mapping[str, Any]):
         self.problem = problem
         self.options = dict(options)
-        self._mirrors = Mirrors(_sources(problem))
+        self._appctx = dict(self.options.get("appctx") or {})
+        in_context = _computed_in(self._appctx.values())
+        self.implicit = _merged(
+            problem.implicit, (c for c in in_context if c.depends_on(problem.u))
+        )
+        self.explicit = _merged(problem.explicit, (c for c in in_context if c not in self.implicit))
+        self._mirrors = Mirrors(_sources(problem, self.implicit, self.explicit))
         self.copies = self._mirrors.copies
         self.unknown = self.copies[problem.u]
         self.boundary = [BoundaryValues(bc) for bc in problem.bcs]
-        self.networks = [PrivateNetwork(c, self._mirrors) for c in problem.implicit]
+        self.networks = [PrivateNetwork(c, self._mirrors) for c in self.implicit]
         self._weights = {n.weights: _Counted() for n in self.networks}
         fixed = [copy for copy in self.copies.values() if copy is not self.unknown]
         self._in_operands = [d for d in fixed if any(d in n.depends_on for n in self.networks)]
@@ -106,6 +96,7 @@ class State:
         terms = [n.terms for n in self.networks]
         self.tangent = total_derivative(self.residual, self.unknown, trial, terms)
         self.exact = problem.J is None
+        self._retired: list[fd.NonlinearVariationalSolver] = []
         self._evaluated: Stamp | None = None
         self._assembled: Stamp | None = None
         self.solver = self._solver()
@@ -114,17 +105,18 @@ class State:
         """Firedrake's solver; says what the matrix depends on, too."""
         problem, options = self.problem, dict(self.options)
         matrix = self.tangent if self.exact else self._privately(problem.J)
-        preconditioner = None if problem.Jp is None else self._privately(problem.Jp)
-        held = _held_by(form for form in (matrix, preconditioner) if form is not None)
+        self.preconditioner = None if problem.Jp is None else self._privately(problem.Jp)
+        held = _held_by(form for form in (matrix, self.preconditioner) if form is not None)
         self.constant_tangent = self.unknown not in held and not self.networks
         self._in_matrix = [d for d in held if d is not self.unknown and d in self.copies.values()]
         callbacks: dict[str, Callable[..., None]] = {
-            "pre_function_callback": lambda X: self.evaluate(),
-            "pre_jacobian_callback": lambda X: self.evaluate(),
-            "post_jacobian_callback": lambda X, J: self._note_matrix(),
+            "pre_function_callback": lambda X: self._evaluate_all(),
+            "pre_jacobian_callback": lambda X: self._evaluate_all(),
+            "post_jacobian_callback": lambda X, J: self._note_matrix(J),
         }
         for name, own in callbacks.items():
             options[name] = _followed_by(own, options.get(name))
+        options["appctx"] = self.appctx()
         if problem.is_linear:
             options["solver_parameters"] = {**ONE_SOLVE, **(options.get("solver_parameters") or {})}
         solver = fd.NonlinearVariationalSolver(
@@ -133,15 +125,28 @@ class State:
                 self.unknown,
                 bcs=[b.bc for b in self.boundary],
                 J=matrix,
-                Jp=preconditioner,
+                Jp=self.preconditioner,
                 form_compiler_parameters=problem.form_compiler_parameters,
                 is_linear=problem.is_linear,
             ),
             **options,
         )
         solver._problem._constant_jacobian = self.constant_tangent
+        enable_levels(solver, self.held)
         solver.snes.setConvergenceHistory(reset=True)
         return solver
+
+    def renew_solver(self) -> None:
+        """Make Firedrake's solver again, after an error in the midst of PETSc's.
+
+        It leaves vectors locked, and objects that PETSc crashes on when they are destroyed: the old
+        solver is kept.
+        """
+        for network in self.networks:
+            network.levels.clear()
+        self._retired.append(self.solver)
+        self.solver = self._solver()
+        self._assembled = None
 
     @property
     def snes(self) -> Any:
@@ -149,14 +154,20 @@ class State:
         return self.solver.snes
 
     @property
+    def held(self) -> list[Any]:
+        """The Functions and Constants in the private forms and operands."""
+        networks = [f for n in self.networks for f in (n.terms.value, n.terms.slope)]
+        return [*self.copies.values(), *networks]
+
+    @property
     def comm(self) -> Any:
         """The ranks that share the unknown."""
         return self.unknown.comm
 
     @property
-    def weights(self) -> list[Weights]:
-        """The networks' weights, the user's."""
-        return list(self._weights)
+    def dependencies(self) -> list[Any]:
+        """What forms and networks depend on, in the tape's sense, and the initial guess."""
+        return [*self._weights, *self.copies]
 
     def present_boundary(self) -> list[Interpolated]:
         """What the user's boundary conditions say now, one for each."""
@@ -165,6 +176,15 @@ class State:
     def conditions_of(self, dependency: Any) -> list[BoundaryValues]:
         """The boundary conditions whose values that are loaded depend on something."""
         return [c for c in self.boundary if dependency in c.given.dependencies]
+
+    def appctx(self) -> dict[str, Any]:
+        """The user's application context, its forms and expressions written in private copies."""
+        return {
+            name: self._privately(value)
+            if isinstance(value, (ufl.Form, ufl.core.expr.Expr))
+            else value
+            for name, value in self._appctx.items()
+        }
 
     def load(
         self,
@@ -230,7 +250,7 @@ class State:
             if context.Jp is not None:
                 context._assemble_pjac(context._pjac)
             self._set_null_spaces(context)
-            self._note_matrix()
+            self._assembled = self._matrix_stamp()
 
     def has_matrix(self) -> bool:
         """Whether the matrix is the one at the present state.  Collective."""
@@ -243,8 +263,15 @@ class State:
         context.set_nullspace(context._nullspace_T, fields, transpose=True, near=False)
         context.set_nullspace(context._near_nullspace, fields, transpose=False, near=True)
 
-    def _note_matrix(self) -> None:
-        self._assembled = self._matrix_stamp()
+    def _evaluate_all(self) -> None:
+        """Let the networks have their values, on all levels: PETSc does not say on which it is."""
+        self.evaluate()
+        for network in self.networks:
+            network.evaluate_levels()
+
+    def _note_matrix(self, matrix: Any) -> None:
+        if matrix.handle == self.solver._ctx._jac.petscmat.handle:  # not a coarser level's
+            self._assembled = self._matrix_stamp()
 
     def _matrix_stamp(self) -> Stamp:
         versions = (*map(version, self._in_matrix), *(moved() for moved in self._moved))
@@ -297,9 +324,20 @@ def _followed_by(own: Callable[..., None], other: Callable | None) -> Callable[.
     return both
 
 
-def _sources(problem: NeuralVariationalProblem) -> Iterable[Any]:
+def _computed_in(values: Iterable[Any]) -> list[NeuralCoefficient]:
+    """The coefficients in forms and expressions among the values."""
+    return [c for v in values if isinstance(v, WRITTEN) for c in neural_coefficients(v)]
+
+
+def _merged(first: Iterable[Any], further: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys([*first, *further]))
+
+
+def _sources(
+    problem: NeuralVariationalProblem, implicit: Sequence[Any], explicit: Sequence[Any]
+) -> Iterable[Any]:
     """The user's Functions and Constants in the problem's forms and operands."""
-    implicit = set(problem.implicit)
-    expressions = [*problem.forms, *(c.inputs for c in problem.implicit)]
+    expressions = [*problem.forms, *(c.inputs for c in implicit)]
     found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
-    return dict.fromkeys([problem.u, *found])
+    in_values = {d for bc in problem.bcs for d in dependencies_of(value_of(bc))}
+    return dict.fromkeys([problem.u, *found, *(c for c in explicit if c not in in_values)])

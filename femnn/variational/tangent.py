@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,13 +10,20 @@ import firedrake as fd
 from firedrake import dmhooks
 from firedrake.petsc import PETSc
 
+from femnn.variational.levels import enable_levels
 from femnn.variational.state import State
 
 ITERATIVE_TOLERANCE = 1e-8
 # A derivative is no better than its linear solve, whatever Newton's method forgives.
 LARGEST_RESIDUAL = 1e-6
-# PETSC_ERR_SUP, PETSC_ERR_ARG_WRONGSTATE, an error in Python: there is no such operation.
-NOT_POSSIBLE = (56, 73, 101)
+# The operation is not supported, not possible in this state, fails in a library, or in Python.
+NOT_POSSIBLE = (56, 73, 76, 101)
+# The others do without the linear solver that the options name.
+NEWTON = ("newtonls", "newtontr", "newtontrdc", "ksponly", "vinewtonrsls", "vinewtonssls")
+# Firedrake's that cannot be applied transposed; an attempt leaves PETSc's objects unusable.
+NO_TRANSPOSE = ("HybridizationPC", "SCPC", "PCDPC")
+MULTIGRID = ("P1PC", "PMGPC", "GTMGPC", "mg")
+NOT_LINEAR = ("snes_", "fas_", "pfas_", "npc_")
 
 
 class TangentSolves:
@@ -23,7 +31,9 @@ class TangentSolves:
 
     Uses the matrix and the linear solver of the forward problem.  Solvers of their own are
     made where the forward problem's matrix is not the exact tangent, where its linear
-    solver cannot be transposed, or where options for adjoints were given.
+    solver cannot be transposed or does not converge then, or where options for adjoints were
+    given: of the transposed form, with the options for adjoints or the forward problem's, and
+    where these do not lead to a solution with Firedrake's default ones, with a warning.
 
     Parameters
     ----------
@@ -36,7 +46,9 @@ class TangentSolves:
     def __init__(self, state: State, adjoint_parameters: Mapping | None):
         self.state = state
         self._adjoint_parameters = adjoint_parameters
-        self._shares = {False: state.exact, True: state.exact and adjoint_parameters is None}
+        shares = state.exact and state.snes.getType() in NEWTON
+        turns = adjoint_parameters is None and _has_transpose(state.solver.parameters)
+        self._shares = {False: shares, True: shares and turns}
         self._own: dict[bool, fd.LinearVariationalSolver] = {}
 
     def __call__(self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool) -> None:
@@ -46,12 +58,18 @@ class TangentSolves:
         if self._shares[transposed]:
             try:
                 self._solve_shared(right_side, solution, transposed)
+                return
             except PETSc.Error as error:
                 if error.ierr not in NOT_POSSIBLE:
                     raise
                 self._shares[transposed] = False
-        if not self._shares[transposed]:
-            self._solve_own(right_side, solution, transposed)
+                self.state.renew_solver()
+            except fd.ConvergenceError:
+                self._shares[transposed] = False
+        self.state.evaluate()
+        if transposed not in self._own:
+            self._make(right_side, solution, transposed)
+        self._solve_own(right_side, solution, transposed)
 
     def _solve_shared(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
@@ -68,23 +86,45 @@ class TangentSolves:
             with (
                 solver.inserted_options(),
                 dmhooks.add_hooks(solver.snes.getDM(), solver, appctx=solver._ctx),
-                right_side.dat.vec_ro as b,
-                solution.dat.vec_wo as x,
+                right_side.dat.vec_ro as given,
+                solution.dat.vec_wo as found,
             ):
+                b, x = given.copy(), found.duplicate()  # an error would leave them locked
                 solve(b, x)
+                x.copy(found)
                 residual = _relative_residual(ksp.getOperators()[0], x, b, transposed)
         finally:
             ksp.setTolerances(rtol, atol, divtol, max_it)
         _check(residual, ksp, "the forward's, transposed" if transposed else "the forward's")
 
+    def _make(self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool) -> None:
+        """Make a solver of its own, and see whether its options lead to a solution."""
+        given = self._adjoint_parameters if transposed else None
+        if given is not None:
+            self._own[transposed] = self._solver(right_side, solution, transposed, given)
+            return
+        options = _linear_options(self.state.solver.parameters)
+        try:
+            self._own[transposed] = self._solver(right_side, solution, transposed, options)
+            self._solve_own(right_side, solution, transposed)
+        except (PETSc.Error, fd.ConvergenceError, NotImplementedError, ValueError) as error:
+            reason = (str(error.__cause__ or error).strip().splitlines() or ["no reason given"])[0]
+            warnings.warn(
+                "the linear solver of the forward problem, of the kind "
+                f"{_kind(self.state.solver.parameters)}, cannot solve for a derivative ({reason}): "
+                "Firedrake's default solver is used instead, a direct LU factorisation (with Real "
+                "spaces a Schur complement). Give adjoint_solver_parameters=... with a solver that "
+                "suits the transposed problem.",
+                stacklevel=2,
+            )
+            self._own[transposed] = self._solver(right_side, solution, transposed, {})
+
     def _solve_own(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
     ) -> None:
-        self.state.evaluate()
-        if transposed not in self._own:
-            self._own[transposed] = self._make(right_side, solution, transposed)
         own = self._own[transposed]
         own._problem.F.components()[1].assign(right_side)
+        own._problem.u.zero()  # nothing of an attempt that has failed
         own.solve()
         solution.assign(own._problem.u)
         ksp = own.snes.getKSP()
@@ -92,30 +132,35 @@ class TangentSolves:
             residual = _relative_residual(ksp.getOperators()[0], x, b, transposed=False)
         _check(residual, ksp, "a solver of its own")
 
-    def _make(
-        self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
+    def _solver(
+        self,
+        right_side: fd.Cofunction,
+        solution: fd.Function,
+        transposed: bool,
+        parameters: Mapping,
     ) -> fd.LinearVariationalSolver:
         state = self.state
-        parameters = self._adjoint_parameters if transposed else None
-        if parameters is None:
-            parameters = _linear_options(state.solver.parameters)
+        turned = fd.adjoint if transposed else lambda form: form
         spaces = [state.options.get(k) for k in ("nullspace", "transpose_nullspace")]
         nullspace, transpose_nullspace = reversed(spaces) if transposed else spaces
         problem = fd.LinearVariationalProblem(
-            fd.adjoint(state.tangent) if transposed else state.tangent,
+            turned(state.tangent),
             right_side.copy(deepcopy=True),
-            solution.copy(deepcopy=True),
+            fd.Function(solution.function_space()),
             bcs=[b.bc.reconstruct(g=0) for b in state.boundary],
+            aP=None if state.preconditioner is None else turned(state.preconditioner),
             form_compiler_parameters=state.problem.form_compiler_parameters,
         )
-        return fd.LinearVariationalSolver(
+        solver = fd.LinearVariationalSolver(
             problem,
             solver_parameters=parameters,
             nullspace=nullspace,
             transpose_nullspace=transpose_nullspace,
             near_nullspace=state.options.get("near_nullspace"),
-            appctx=state.options.get("appctx"),
+            appctx=state.appctx(),
         )
+        enable_levels(solver, state.held)
+        return solver
 
 
 def _check(residual: float, ksp: Any, which: str) -> None:
@@ -144,8 +189,20 @@ def _relative_residual(matrix: Any, x: Any, b: Any, transposed: bool) -> float:
 
 def _linear_options(options: dict) -> dict:
     """The linear solver's among a nonlinear solver's options, for a solver of its own."""
-    if options.get("pc_type") == "python" or options.get("mat_type") == "matfree":
-        return {}
-    linear = {k: v for k, v in options.items() if not k.startswith("snes_")}
+    linear = {k: v for k, v in options.items() if not k.startswith(NOT_LINEAR)}
     tolerance = float(linear.get("ksp_rtol", ITERATIVE_TOLERANCE))
     return {**linear, "ksp_rtol": min(tolerance, ITERATIVE_TOLERANCE)}
+
+
+def _has_transpose(options: Mapping) -> bool:
+    """Whether nothing among a linear solver's options is known to have no transpose."""
+    kinds = [str(v).split(".")[-1] for v in options.values()]
+    smoothers = [v for k, v in options.items() if "levels" in k and k.endswith("ksp_type")]
+    if any(kind in MULTIGRID for kind in kinds) and not smoothers:
+        return False  # its default smoother is Chebyshev's
+    return not any(kind in (*NO_TRANSPOSE, "chebyshev") for kind in kinds)
+
+
+def _kind(options: dict) -> str:
+    names = ("mat_type", "ksp_type", "pc_type", "pc_python_type")
+    return ", ".join(f"{name}={options[name]}" for name in names if name in options)

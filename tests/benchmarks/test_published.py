@@ -24,8 +24,15 @@ from benchmarks.published import (
     reaction_rates,
     training,
 )
-from benchmarks.published.methods import OURS, OURS_LONGER, THEIRS, Hybrid, WrittenOut
-from benchmarks.published.poisson import Poisson, coefficient_error, grid, network
+from benchmarks.published.methods import (
+    OURS,
+    OURS_LONGER,
+    THEIRS,
+    Hybrid,
+    WrittenOut,
+    by_femnn,
+)
+from benchmarks.published.poisson import Poisson, coefficient_error, constant_error, grid, network
 from benchmarks.published.training import Budget
 
 
@@ -72,7 +79,11 @@ def nonlinear_steps():
     settings = advection_diffusion.SETTINGS["reduced"]
     problem = advection_diffusion.Problem(settings)
     problem.parameters |= {"snes_rtol": 1e-12, "snes_atol": 1e-13}
-    return problem.mesh, problem.model, advection_diffusion.networks(settings)[0]
+    return (
+        problem.mesh,
+        problem.model,
+        advection_diffusion.networks(settings.seed, settings.hidden)[0],
+    )
 
 
 def sensors():
@@ -218,8 +229,8 @@ def test_a_training_ends_with_its_time(ticking):
     budget = Budget(10**6, seconds=5)
     ours = method.train(budget)
     theirs = training.quasi_newton(method.value_and_gradient, method.first, budget, 0.0)
-    assert ours.iterations == theirs.iterations == 6  # the first at whose end it is too late
-    np.testing.assert_allclose(ours.history, theirs.history, rtol=1e-6)
+    assert (ours.iterations, theirs.iterations) == (5, 6)  # ours looks before the first one too
+    np.testing.assert_allclose(ours.history, theirs.history[:-1], rtol=1e-6)
     first = method.train(Budget(2))
     both = method.train(Budget(2, newton_evaluations=10**6, newton_seconds=5))
     assert both.evaluations == first.evaluations + 5
@@ -261,7 +272,7 @@ def test_pinn_stops_with_its_time(ticking):
     common = {"cells": 10, "steps": 5, "mixed": False, "weights": heat.EQUAL, "seed": 1}
     net, result = pinn.train(data, **common, iterations=10**6, seconds=7)
     assert result["evaluations"] == 7
-    assert 1 <= result["iterations"] < 7
+    assert 1 <= result["iterations"] <= 7
     assert result["loss"] == pytest.approx(float(net.loss(heat.EQUAL).detach()))
     assert result["loss"] < result["initial_loss"]
 

@@ -161,6 +161,80 @@ def test_adam_is_torchs():
     assert np.allclose(seen, expected, rtol=0, atol=1e-7)
 
 
+INSTANCES = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=2.0, momentum=0.5),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.05),
+    "LBFGS": lambda p: torch.optim.LBFGS(p, max_iter=4, line_search_fn="strong_wolfe"),
+}
+
+
+@pytest.mark.parametrize("name", INSTANCES)
+def test_torch_optimisers_as_instances(name):
+    Jhat, kappa = poisson()
+    result = femnn.fit(Jhat, INSTANCES[name](kappa.net.parameters()), maxiter=12, progress=False)
+    check_consistency(result, Jhat, kappa)
+    assert result.loss < 0.3 * result.initial_loss
+    assert result.iterations == 12
+    assert all(p.grad is None for p in kappa.net.parameters())
+    if name != "LBFGS":
+        assert result.evaluations == 13
+
+
+def test_a_torch_optimiser_with_groups_and_a_scheduler_is_torchs():
+    """The iterates are those of torch's own loop with the same gradients."""
+    seen = []
+    for by_fit in (True, False):
+        Jhat, kappa = poisson()
+        first, *rest = kappa.net.parameters()
+        optimiser = torch.optim.AdamW([{"params": [first], "lr": 0.05}, {"params": rest}], lr=0.01)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
+        if by_fit:
+            femnn.fit(
+                Jhat,
+                optimiser,
+                maxiter=4,
+                callback=lambda step, w, s=scheduler: step.iteration and s.step(),
+                progress=False,
+            )
+        else:
+            for _ in range(4):
+                Jhat(kappa.weights)
+                gradient = Jhat.derivative()
+                tensors = kappa.weights.split(gradient.vector)
+                for p, g in zip(kappa.net.parameters(), tensors, strict=True):
+                    p.grad = g
+                optimiser.step()
+                scheduler.step()
+        assert [g["lr"] for g in optimiser.param_groups] == [0.05 / 16, 0.01 / 16]
+        seen.append(kappa.weights.vector)
+    np.testing.assert_allclose(*seen, rtol=0, atol=1e-7)
+
+
+def test_a_torch_optimiser_whose_step_fails_goes_back_and_halves_its_rate():
+    Jhat, kappa = poisson(Fragile(0.8))
+    optimiser = torch.optim.Adam(kappa.net.parameters(), lr=0.3)
+    result = femnn.fit(Jhat, optimiser, maxiter=15, progress=False)
+    check_consistency(result, Jhat, kappa)
+    assert result.rejected > 0
+    halvings = np.log2(0.3 / optimiser.param_groups[0]["lr"])
+    assert halvings in (result.rejected, result.rejected - 1), "the last try may be a failed one"
+    assert result.loss < result.initial_loss
+
+
+def test_torch_optimisers_of_other_parameters_or_with_settings_beside_are_refused():
+    Jhat, kappa = poisson()
+    other = torch.optim.SGD([*kappa.net.parameters(), torch.nn.Parameter(torch.ones(2))], lr=1.0)
+    with pytest.raises(
+        ValueError, match=r"SGD has 1 parameters that are not the controls': make it"
+    ):
+        femnn.fit(Jhat, other, progress=False)
+    own = torch.optim.SGD(kappa.net.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=r"learning_rate=0\.1 is nothing that SGD uses"):
+        femnn.fit(Jhat, own, learning_rate=0.1, progress=False)
+    with pytest.raises(ValueError, match=r"'momentum', which SGD does not take"):
+        femnn.fit(Jhat, own, options={"momentum": 0.9}, progress=False)
+
+
 @pytest.mark.parametrize("method", ["L-BFGS", "Adam"])
 def test_target(method):
     Jhat, kappa = poisson()
