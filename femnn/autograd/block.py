@@ -11,7 +11,7 @@ from pyadjoint import Block
 from femnn.autograd.operation import Motion, Operation
 from femnn.autograd.values import array_of
 from femnn.fields.cotangents import zero_cotangent
-from femnn.tape.nodes import refresh
+from femnn.tape.nodes import add_dependencies
 
 
 class OperatorBlock(Block):
@@ -20,10 +20,7 @@ class OperatorBlock(Block):
     def __init__(self, operation: Operation, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
         self.operation = operation
-        refresh(operation.sources)
-        self.add_dependency(operation.weights)
-        for source in operation.sources:
-            self.add_dependency(source)
+        add_dependencies(self, [operation.weights, *operation.sources])
 
     def __str__(self) -> str:
         return f"apply({type(self.operation.net).__name__})"

@@ -13,6 +13,7 @@ from pyadjoint.tape import get_working_tape
 from pyop2 import op2
 
 from femnn.tape.meshes import Coordinates, snapshots_of
+from femnn.tape.nodes import present_nodes
 
 
 class _WatchedDat(op2.Dat):
@@ -182,7 +183,7 @@ class ComputedFunction(fd.Function):
     def _ad_will_add_as_dependency(self) -> None:
         """Record the computation, unless the tape has it already."""
         self._check_present()
-        if not self._is_recorded([s.block_variable for s in self.sources]):
+        if not self._is_recorded(present_nodes(self.sources)):
             super()._ad_will_add_as_dependency()
             place = len(get_working_tape().get_blocks()) - 1
             present = [s.block_variable for s in self.sources]

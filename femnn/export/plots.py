@@ -95,7 +95,9 @@ def plot_law(
         ax.plot(points, true_values, "k", linewidth=4, alpha=0.35, label="truth")
     ax.plot(points, values, label=label, **style)
     ax.margins(x=0)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+    columns = len(ax.get_legend_handles_labels()[0])
+    columns = columns if columns <= 3 else 2
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False)
     return ax
 
 

@@ -49,8 +49,7 @@ class EvaluationBlock(OnMeshes):
         self.map = point_map
         self._spaces = list(spaces)
         self._name = name
-        self.add_dependency(weights)
-        add_dependencies(self, point_map.dependencies)
+        add_dependencies(self, [weights, *point_map.dependencies])
         self._n_fields = len(point_map.dependencies)
         self.stand_on([point_map.at.mesh])
 

@@ -11,6 +11,8 @@ import numpy as np
 from pyadjoint import AdjFloat, Block
 from pyadjoint.tape import annotate_tape, get_working_tape
 
+from femnn.tape.nodes import add_dependencies
+
 OPERATORS: dict[str, Callable] = {
     "+": operator.add,
     "-": operator.sub,
@@ -122,8 +124,7 @@ class ArithmeticBlock(Block):
         self.symbol = symbol
         self._places = [i for i in (0, 1) if isinstance(operands[i], VectorArithmetic)]
         self._constants = [None if i in self._places else operands[i] for i in (0, 1)]
-        for place in self._places:
-            self.add_dependency(operands[place])
+        add_dependencies(self, [operands[place] for place in self._places])
 
     def __str__(self) -> str:
         return f"weights {self.symbol}"
@@ -194,7 +195,7 @@ class SquaredNormBlock(Block):
 
     def __init__(self, weights: Any):
         super().__init__()
-        self.add_dependency(weights)
+        add_dependencies(self, [weights])
 
     def __str__(self) -> str:
         return "squared_norm(weights)"

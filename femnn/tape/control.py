@@ -26,6 +26,11 @@ class VectorControl(OverloadedType):
     name: str
     comm: MPI.Comm
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether the value has changed since the tape took it, without being recorded."""
+        return False
+
     def _ad_init_zero(self, dual: bool = False) -> Any:
         return self.like(np.zeros(len(self.vector)))
 

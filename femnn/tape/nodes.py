@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import firedrake as fd
@@ -15,56 +15,62 @@ from pyadjoint.tape import get_working_tape
 
 from femnn.fields.copies import same_values
 from femnn.parallel import any_rank_each
+from femnn.tape.control import VectorControl
 
 # What a node held when a block was last recorded from it; evaluations give it something else.
 _recorded: weakref.WeakKeyDictionary[BlockVariable, weakref.ref] = weakref.WeakKeyDictionary()
 
 
-def add_dependencies(block: Block, values: Sequence[Any]) -> None:
-    """Let a block that is to be recorded depend on values as they are now.  Collective."""
-    nodes = refresh(values)
-    for value in values:
-        block.add_dependency(value)
-    del nodes  # a value holds its node weakly, and now the block has it
-
-
-def refresh(values: Iterable[Any]) -> list[BlockVariable]:
-    """Let the nodes of values hold them, before a block is recorded from these.  Collective.
+def add_dependencies(block: Block, values: Iterable[Any], no_duplicates: bool = False) -> None:
+    """Let a block depend on values, as these are now.  Collective.
 
     pyadjoint gives a block the node that a value has, with what this held when it was first used,
-    or when a functional was evaluated last; it outlives a cleared tape, too.  A node that the
-    tape does not know yet takes the present value.  One that it knows is left with what it
-    holds, and the value gets another where it was changed without being recorded, as by
+    or when a functional was evaluated last; with a control it outlives a cleared tape, too.  A
+    node that the tape does not know yet takes the present value.  One that it knows is left with
+    what it holds, and the value gets another where it was changed without being recorded, as by
     ``f.dat.data[:] = ...`` in a time loop.
 
     Parameters
     ----------
+    block
+        The block.
     values
-        Functions, Constants and weights; others are passed over.
-
-    Returns
-    -------
-    list
-        The nodes, which the values hold weakly.
+        What it depends on.
+    no_duplicates
+        Whether a value counts once only.
     """
-    values = [value for value in values if _is_given(value)]
+    values = list(values)
+    held = present_nodes(values)
+    for value in values:
+        block.add_dependency(value, no_duplicates=no_duplicates)
+    del held  # a value does not keep its node, a block does
+
+
+def present_nodes(values: Iterable[Any]) -> list[BlockVariable]:
+    """The values' nodes, which hold them, to be kept by the caller.  Collective."""
+    values = list(values)
+    held = _renewed_nodes([value for value in values if _is_given(value)])
+    nodes = [value.block_variable for value in values]
+    del held
+    return nodes
+
+
+def _renewed_nodes(values: list[Any]) -> list[BlockVariable]:
+    nodes = [value.block_variable for value in values]
     comms = [value.comm for value in values if isinstance(value, fd.Function)]
     comm = max(comms, key=lambda comm: comm.size, default=None)
-    differ = any_rank_each(comm, [not _holds_present(value.block_variable) for value in values])
-    nodes = []
-    for value, differs in zip(values, differ, strict=True):
+    differ = any_rank_each(comm, [not _holds_present(node) for node in nodes])
+    for i, (value, differs) in enumerate(zip(values, differ, strict=True)):
         if differs:
-            _renew(value)
-        node = value.block_variable
-        node.save_output(overwrite=False)
-        _recorded[node] = weakref.ref(node.checkpoint)
-        nodes.append(node)
+            nodes[i] = _renewed(value, nodes[i])
+        nodes[i].save_output(overwrite=False)
+        _recorded[nodes[i]] = weakref.ref(nodes[i].checkpoint)
     return nodes
 
 
 def _is_given(value: Any) -> bool:
     """Whether the value is the user's, and not computed where it is used."""
-    kinds = isinstance(value, (fd.Function, fd.Constant)) or hasattr(value, "vector")
+    kinds = isinstance(value, (fd.Function, fd.Constant, VectorControl))
     return kinds and not getattr(value, "_ad_floating_active", False)
 
 
@@ -80,12 +86,19 @@ def _holds_present(node: BlockVariable) -> bool:
     return np.array_equal(value.vector, held.vector, equal_nan=True)
 
 
-def _renew(value: Any) -> None:
-    node, known = value.block_variable, _recorded.get(value.block_variable)
+def _renewed(value: Any, node: BlockVariable) -> BlockVariable:
+    """The node, or another, to hold a value that the node does not hold."""
+    known = _recorded.get(node)
     if not _is_on_tape(node):
         node.save_output()
-    elif known is not None and known() is node.checkpoint:
-        value.create_block_variable()
+    elif (known is not None and known() is node.checkpoint) or _has_changed(value):
+        return value.create_block_variable()
+    return node
+
+
+def _has_changed(value: Any) -> bool:
+    """Whether a value that can tell so has changed since it was recorded."""
+    return isinstance(value, VectorControl) and value.has_changed
 
 
 def _is_on_tape(node: BlockVariable) -> bool:

@@ -16,7 +16,6 @@ from femnn.evaluation.parameters import ParameterVector
 from femnn.parallel import same_on_ranks
 from femnn.tape.arithmetic import SquaredNormBlock, VectorArithmetic
 from femnn.tape.control import VectorControl
-from femnn.tape.nodes import refresh
 from femnn.tape.replay import check_schedule
 
 # One Weights for each set of parameters, so that modules which share them share the control.
@@ -316,13 +315,14 @@ class Weights(VectorArithmetic, VectorControl):
 
     # A checkpoint is an object of its own: the tape's values do not change with what users hold.
 
-    def _ad_will_add_as_dependency(self) -> None:
-        """A new node where torch has changed the value since the last was recorded."""
-        check_schedule()
+    @property
+    def has_changed(self) -> bool:
+        """Whether the network has other weights than when the tape took them last."""
         known = None if self._parameters is None else self._recorded
-        if known is not None and not np.array_equal(known, self.vector, equal_nan=True):
-            self.create_block_variable()
-        refresh([self])
+        return known is not None and not np.array_equal(known, self.vector, equal_nan=True)
+
+    def _ad_will_add_as_dependency(self) -> None:
+        check_schedule()
         self.block_variable.save_output(overwrite=False)
 
     @classmethod

@@ -15,7 +15,7 @@ from pyadjoint import Block
 from pyadjoint.tape import annotate_tape, get_working_tape, stop_annotating
 
 from femnn.fields.cotangents import zero_cotangent
-from femnn.tape.nodes import refresh
+from femnn.tape.nodes import add_dependencies
 
 
 def advance(time: Any, dt: Any) -> None:
@@ -34,9 +34,7 @@ class AdvanceBlock(Block):
     def __init__(self, time: Any, dt: Any):
         super().__init__()
         self._like = time
-        refresh([time, dt])
-        self.add_dependency(time)
-        self.add_dependency(dt)
+        add_dependencies(self, [time, dt])
 
     def __str__(self) -> str:
         return "time += dt"

@@ -74,6 +74,7 @@ def _coarser(field: NetworkField, self: Any, coefficient_mapping: dict | None = 
     if field not in mapping:
         finer = field.network
         at = finer.points.at
+        assert at.degree is not None, "a network of the unknown is at points of a rule"
         points = points_of_measure(self(at.mesh, self), at.degree, at.integral_type)
         with _transferable(finer.depends_on, field):
             operands = self(finer.terms.operands, self, coefficient_mapping=mapping)
@@ -111,12 +112,11 @@ class _ToCoarserPoints:
         if isinstance(coarse, NetworkField):
             coarse.network.update()
             return
-        spaces = fine.function_space(), coarse.function_space()
-        meshes = tuple(V.mesh() for V in spaces)
-        element = _scalar(spaces[1].ufl_element())
-        key = (*meshes, element)
+        finer, coarser = (f.function_space().mesh() for f in (fine, coarse))
+        element = _scalar(coarse.function_space().ufl_element())
+        key = (finer, coarser, element)
         if key not in self._nearest:
-            self._nearest[key] = list(_nearest(*meshes, element))
+            self._nearest[key] = list(_nearest(finer, coarser, element))
         values, target = fine.dat.data_ro, coarse.dat.data_wo
         target[...] = 0.0
         for there, here, nearest in self._nearest[key]:
@@ -134,6 +134,7 @@ def _nearest(fine: Any, coarse: Any, element: Any) -> Iterator[tuple[Any, Any, n
 
 def _places(mesh: Any, element: Any) -> list[PointSet]:
     degree = _degree(element)
+    assert degree is not None, "only elements with values at points are asked for"
     if element.family() == "Quadrature":
         return [points_of_measure(mesh, degree)]
     suits = [(t.split("_")[-1] == "facet") != bool(mesh.extruded) for t in FACETS]

@@ -21,11 +21,11 @@ class NetworkField(fd.Function):
 
     Attributes
     ----------
-    network : NetworkInForms
+    network : PrivateNetwork or LevelNetwork
         The network.
     """
 
-    network: NetworkInForms
+    network: Any
 
 
 class NetworkInForms:

@@ -69,9 +69,9 @@ def test_fields_changed_in_place_in_each_step_of_a_recorded_loop():
     mesh = UnitIntervalMesh(5)
     V = FunctionSpace(mesh, "CG", 1)
     u, un, v = Function(V, name="u"), Function(V, name="un"), TestFunction(V)
-    f, c = Function(V, name="f"), Constant(1.0, name="c")
+    f, g, c = Function(V, name="f"), Function(V, name="g"), Constant(1.0, name="c")
     law = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, output="softplus"), u)
-    source = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, seed=1), f)
+    source = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, seed=1), g)
     F = (10 * (u - un) + law * u - c * f - source) * v * dx
     options = {"snes_rtol": 1e-12}
     solver = femnn.NeuralVariationalSolver(
@@ -84,6 +84,7 @@ def test_fields_changed_in_place_in_each_step_of_a_recorded_loop():
             u.assign(0)
         for step in range(3):
             f.dat.data[:] = 1 + step**2
+            g.dat.data[:] = 0.5 * step
             un.assign(u)
             solver.solve()
             J += femnn.assemble(u**2 * f * dx)
