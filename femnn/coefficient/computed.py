@@ -12,6 +12,7 @@ from pyadjoint import Block
 from pyadjoint.tape import get_working_tape
 from pyop2 import op2
 
+from femnn.tape.meshes import Coordinates, snapshots_of
 from femnn.tape.nodes import present_nodes
 
 
@@ -52,7 +53,7 @@ class ComputedFunction(fd.Function):
         return object.__new__(cls)
 
     def __init__(self, space: Any, name: str, block: Callable[[], Block]):
-        self._recorded: tuple[int, Block, list[Any]] | None = None
+        self._recorded: tuple[int, Block, list[Any], Coordinates] | None = None
         data = _WatchedDat(space.dof_dset, name=name)
         super().__init__(
             space, val=data, name=name, block_class=block, _ad_floating_active=True, _ad_args=[]
@@ -186,12 +187,14 @@ class ComputedFunction(fd.Function):
             super()._ad_will_add_as_dependency()
             place = len(get_working_tape().get_blocks()) - 1
             present = [s.block_variable for s in self.sources]
-            self._recorded = (place, self.block, present)
+            where = snapshots_of(self.function_space().mesh()).present()
+            self._recorded = (place, self.block, present, where)
 
     def _is_recorded(self, present: list[Any]) -> bool:
-        """Whether the tape holds the computation from the same nodes."""
+        """Whether the tape holds the computation from the same nodes, there.  Collective."""
         if self._recorded is None:
             return False
-        place, block, nodes = self._recorded
+        place, block, nodes, where = self._recorded
         blocks = get_working_tape().get_blocks()
-        return place < len(blocks) and blocks[place] is block and nodes == present
+        held = place < len(blocks) and blocks[place] is block and nodes == present
+        return held and not snapshots_of(self.function_space().mesh()).differ(where)

@@ -10,15 +10,16 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 import ufl
-from pyadjoint import AdjFloat, Block
+from pyadjoint import AdjFloat
 from pyadjoint.tape import annotate_tape, get_working_tape, stop_annotating
 
 from femnn.coefficient.coefficient import neural_coefficients
 from femnn.coefficient.forms import check_interpolated, prepared
-from femnn.fields.copies import Mirrors, dependencies_of
+from femnn.fields.copies import Mirrors, dependencies_of, meshes_of
 from femnn.fields.cotangents import zero_cotangent
 from femnn.fields.derivatives import Direction, along, constant_gradient, entry_derivative
 from femnn.fields.kept import KeptForms
+from femnn.tape.meshes import OnMeshes, is_moved_by_the_tape
 from femnn.tape.nodes import add_dependencies
 
 
@@ -28,8 +29,9 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
     Evaluates the coefficients where their operands or weights have changed, and gives the
     measures their quadrature degree.  Functionals are recorded on the tape with assemblers
     that are kept, which makes time loops and training faster than with Firedrake's own, also
-    for forms without a network; all else goes to Firedrake.  Derivatives with respect to the
-    mesh are Firedrake's: use its ``assemble`` for them.
+    for forms without a network; all else goes to Firedrake, and with it functionals without a
+    network on a mesh whose coordinates the tape has assigned, so that they have derivatives with
+    respect to these.
 
     Parameters
     ----------
@@ -57,9 +59,12 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
         for coefficient in neural_coefficients(form):
             coefficient.update()
         if _is_plain_functional(form) and not args and not set(kwargs) - {"annotate"}:
+            networks = neural_coefficients(form)
             if annotate_tape(kwargs):
-                return _recorded(form)
-            kwargs["annotate"] = False
+                if networks or not any(map(is_moved_by_the_tape, meshes_of(form))):
+                    return _recorded(form)
+            else:
+                kwargs["annotate"] = False
     return fd.assemble(form, *args, **kwargs)
 
 
@@ -153,13 +158,14 @@ class KeptFunctional:
 _kept: weakref.WeakValueDictionary[ufl.Form, KeptFunctional] = weakref.WeakValueDictionary()
 
 
-class FunctionalBlock(Block):
+class FunctionalBlock(OnMeshes):
     """The value of a functional."""
 
     def __init__(self, kept: KeptFunctional, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
         self.kept = kept
         add_dependencies(self, kept.dependencies)
+        self.stand_on(meshes_of(kept.form))
 
     def __str__(self) -> str:
         return "assemble(functional)"
@@ -208,4 +214,4 @@ class FunctionalBlock(Block):
         return {source: dot for source, dot in known if dot is not None}
 
     def _values(self, inputs: list) -> dict[Any, Any]:
-        return dict(zip(self.kept.dependencies, inputs, strict=True))
+        return dict(zip(self.kept.dependencies, inputs, strict=False))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import firedrake as fd
-import numpy as np
-import ufl
-from pyadjoint.overloaded_type import OverloadedType
 
 from femnn.fields.copies import copy_values
+from femnn.fields.interpolation import Interpolated
 
 
 class BoundaryValues:
@@ -26,51 +27,62 @@ class BoundaryValues:
         The private condition.
     value : firedrake.Function
         Its values.
+    given : Interpolated
+        What the values were interpolated from.
     """
 
     def __init__(self, source: fd.DirichletBC):
         self.source = source
         space = source.function_space()
-        self.value = fd.Function(space)
+        self.value, self._change = fd.Function(space), fd.Function(space)
         self.bc = source.reconstruct(g=self.value)
-        self._last: np.ndarray | None = None
+        self._bc_of_change = source.reconstruct(g=self._change)
+        # Kept as long as a block on a tape uses it.
+        self._made: weakref.WeakValueDictionary[Any, Interpolated] = weakref.WeakValueDictionary()
+        self.given = self.present()
 
-    @property
-    def on_tape(self) -> bool:
-        """Whether the tape follows the values: a Function or Constant was given, and stayed."""
-        given = self.source._original_arg
-        if isinstance(given, fd.Function) and given.ufl_element().family() != "Real":
-            return self.source.function_arg is given
-        return isinstance(given, OverloadedType) and hasattr(self.source, "_function_arg_update")
+    def present(self) -> Interpolated:
+        """What the user's condition says now; equal expressions give the same."""
+        expression = value_of(self.source)
+        made = self._made.get(expression)
+        if made is None:
+            made = self._made[expression] = Interpolated(expression, self.source.function_space())
+        return made
 
-    def snapshot(self) -> np.ndarray | None:
-        """The present values at the boundary's nodes, where the tape does not follow them.
+    def load(self, given: Interpolated, values: Mapping[Any, Any]) -> None:
+        """Take values, from those of Functions and Constants in them.  Collective."""
+        self.given = given
+        copy_values(given.load(values), self.value)
 
-        A tape holds one for each solve: those that have not changed are the same array.
+    def cotangent(self, field: Any) -> fd.Cofunction:
+        """The part of a field that is at the condition's nodes, for :attr:`given`.
+
+        Parameters
+        ----------
+        field
+            A Function on the space of the problem.
         """
-        if self.on_tape:
-            return None
-        self._set(self.source.function_arg)
-        values = self.value.dat.data_ro_with_halos[self.bc.nodes]
-        if self._last is None or not np.array_equal(self._last, values, equal_nan=True):
-            self._last = values.copy()
-        return self._last
+        for index in self.source._indices:
+            field = field.sub(index)
+        part = fd.Cofunction(self.given.space.dual())
+        nodes = self.bc.nodes[self.bc.nodes < part.dat.dataset.set.size]
+        part.dat.data_wo[nodes] = field.dat.data_ro[nodes]
+        return part
 
-    def load(self, node: Any, snapshot: np.ndarray | None) -> None:
-        """Take the tape's value, or that of a snapshot, or the user's present one."""
-        if snapshot is not None:
-            self.value.dat.data_wo_with_halos[self.bc.nodes] = snapshot
-        elif node is not None and node.checkpoint is not None:
-            self._set(node.checkpoint.saved_output)
+    def lift(self, change: fd.Function | None, into: fd.Function) -> None:
+        """Set a change of the values (``None`` for zero) at the condition's nodes."""
+        if change is None:
+            self.bc.zero(into)
         else:
-            self._set(self.source.function_arg)
+            copy_values(change, self._change)
+            self._bc_of_change.apply(into)
 
-    def _set(self, value: Any) -> None:
-        if isinstance(value, (ufl.constantvalue.Zero, ufl.constantvalue.ScalarValue)):
-            self.value.assign(float(value))
-        elif isinstance(value, fd.Function) and value.ufl_element() != self.value.ufl_element():
-            self.value.interpolate(value)
-        elif isinstance(value, fd.Function):
-            copy_values(value, self.value)
-        else:
-            self.value.assign(value)
+
+def value_of(condition: fd.DirichletBC) -> Any:
+    """The value that a condition has now, as a number or a UFL expression."""
+    update = getattr(condition, "_function_arg_update", None)
+    if update is None:
+        return condition._function_arg
+    if isinstance(update, functools.partial):
+        return update.func.__self__.operand
+    return update.__self__.source

@@ -17,6 +17,7 @@ from pyadjoint.tape import no_annotations
 from pyop2 import op2
 from tsfc.ufl_utils import extract_firedrake_constants
 from ufl.algorithms import extract_coefficients
+from ufl.domain import extract_domains
 
 from femnn.parallel import any_rank_each
 
@@ -34,6 +35,11 @@ def dependencies_of(expression: Any) -> list[Value]:
         found = list(extract_coefficients(expression))
         constants = list(extract_firedrake_constants(expression))
     return list(dict.fromkeys([*found, *constants]))
+
+
+def meshes_of(expression: Any) -> list[Any]:
+    """The meshes of a form or an expression, each once, those of mixed spaces one by one."""
+    return list(dict.fromkeys(m for domain in extract_domains(expression) for m in domain.meshes))
 
 
 def check_split(u: fd.Function, values: Iterable[Value]) -> None:
@@ -71,14 +77,14 @@ class CoordinateState:
     """
 
     def __init__(self, mesh: Any):
-        self._coordinates = mesh.coordinates
-        self._known: tuple[tuple, int] | None = None
+        self._data = mesh.coordinates.dat  # not the mesh, which is kept by what it is the key of
+        self._known: tuple[int, int] | None = None
 
     def __call__(self) -> int:
         """A checksum of this rank's coordinates."""
-        present = version(self._coordinates)
+        present = self._data.dat_version
         if self._known is None or self._known[0] != present:
-            data = np.ascontiguousarray(self._coordinates.dat.data_ro)
+            data = np.ascontiguousarray(self._data.data_ro)
             self._known = (present, zlib.crc32(data.data))
         return self._known[1]
 

@@ -9,16 +9,16 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
-from pyadjoint import Block
 
 from femnn.fields.derivatives import Direction
 from femnn.parallel import sum_over_ranks
 from femnn.points.map import PointMap
+from femnn.tape.meshes import OnMeshes
 from femnn.tape.nodes import add_dependencies
 from femnn.tape.weights import Weights
 
 
-class EvaluationBlock(Block):
+class EvaluationBlock(OnMeshes):
     """A network evaluated at operands that are known: (weights, fields) to values at points.
 
     One product with the network's Jacobian carries the values' cotangent to the weights and to
@@ -50,13 +50,15 @@ class EvaluationBlock(Block):
         self._spaces = list(spaces)
         self._name = name
         add_dependencies(self, [weights, *point_map.dependencies])
+        self._n_fields = len(point_map.dependencies)
+        self.stand_on([point_map.at.mesh])
 
     def __str__(self) -> str:
         return self._name
 
     def prepare_recompute_component(self, inputs: list, relevant_outputs: list) -> np.ndarray:
         inputs[0].check_ranks(self.map.at.mesh.comm)
-        return self.map.values(self.map.load(inputs[1:]), inputs[0].vector)
+        return self.map.values(self._load(inputs), inputs[0].vector)
 
     def recompute_component(
         self, inputs: list, block_variable: Any, idx: int, prepared: np.ndarray
@@ -68,7 +70,7 @@ class EvaluationBlock(Block):
     ) -> tuple[np.ndarray, np.ndarray]:
         indices = [index for index, _ in relevant_dependencies]
         return self.map.evaluator.vjp(
-            self.map.load(inputs[1:]),
+            self._load(inputs),
             self._cotangent(adj_inputs),
             inputs[0].vector,
             of_inputs=indices != [0],
@@ -86,7 +88,7 @@ class EvaluationBlock(Block):
     def prepare_evaluate_tlm(
         self, inputs: list, tlm_inputs: list, relevant_outputs: list
     ) -> np.ndarray:
-        self.map.load(inputs[1:])
+        self._load(inputs)
         self._set_direction()
         return self.map.direction.variation(inputs[0].vector, of_slope=False).values
 
@@ -98,7 +100,7 @@ class EvaluationBlock(Block):
     def prepare_evaluate_hessian(
         self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> _Second:
-        x, weights = self.map.load(inputs[1:]), inputs[0].vector
+        x, weights = self._load(inputs), inputs[0].vector
         fields = self._set_direction()
         change, cotangent = self._cotangent(hessian_inputs), self._cotangent(adj_inputs)
         moved = self.map.direction.variation(weights, of_slope=False, cotangent=cotangent)
@@ -124,6 +126,10 @@ class EvaluationBlock(Block):
             block_variable.output, prepared.inputs, prepared.change, prepared.fields
         )
 
+    def _load(self, inputs: list) -> np.ndarray:
+        """The network's inputs at the points; after the fields come meshes that move."""
+        return self.map.load(inputs[1 : 1 + self._n_fields])
+
     def _output(self, rows: np.ndarray, idx: int) -> fd.Function:
         """The output with this index, from values (or their changes) at the points."""
         values = fd.Function(self._spaces[idx])
@@ -141,6 +147,7 @@ class EvaluationBlock(Block):
     def _set_direction(self) -> list[Direction]:
         """Set the map's direction from the tape; the fields that move in it."""
         weights_dot, *dots = (bv.tlm_value for bv in self.get_dependencies())
+        dots = dots[: self._n_fields]
         return self.map.set_direction(dots, None if weights_dot is None else weights_dot.vector)
 
     def _weights(self, local: np.ndarray) -> Weights:

@@ -66,8 +66,8 @@ class TimeStepper:
     With ``bc_type="ODE"`` boundary values move with ``t`` alone: those of a Function or Constant
     that is assigned anew between steps do not.  As with Irksome's stepper, ``t`` is the user's to
     advance.  Irksome must be imported before the first form is made.  Gradients with respect to
-    weights, initial values, sources and boundary values go through boundary values that depend
-    on ``u0``, too.
+    weights, initial values, sources and what boundary values are made of go through boundary
+    values that depend on ``u0``, too.
 
     References
     ----------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import ufl
 
 from femnn.coefficient.chain_rule import constant_derivative, total_derivative
+from femnn.fields.boundary import BoundaryValues
 from femnn.fields.copies import copy_values
 from femnn.fields.cotangents import zero_cotangent
 from femnn.fields.derivatives import constant_gradient
@@ -31,24 +32,24 @@ class AdjointState:
         The adjoint state.
     incoming
         The right side, dJ/du.
-    residual
-        Assembles what the equation leaves over at the boundary's nodes.
+    at_boundary
+        Finds the boundary values' gradients.
     """
 
     def __init__(
         self,
         value: fd.Function,
         incoming: fd.Cofunction,
-        residual: Callable[[AdjointState], fd.Cofunction],
+        at_boundary: Callable[[AdjointState], dict[BoundaryValues, fd.Cofunction]],
     ):
         self.value = value
         self.incoming = incoming
-        self._residual = residual
+        self._at_boundary = at_boundary
 
     @cached_property
-    def residual(self) -> fd.Cofunction:
-        """What is left over at the boundary's nodes: the gradient for their values.  Collective."""
-        return self._residual(self)
+    def at_boundary(self) -> dict[BoundaryValues, fd.Cofunction]:
+        """For each condition the gradient for its values.  Collective."""
+        return self._at_boundary(self)
 
 
 class Adjoint:
@@ -80,16 +81,22 @@ class Adjoint:
         right_side = incoming.copy(deepcopy=True)
         value = fd.Function(self._lambda.function_space())
         self.solve_tangent(right_side, value, transposed=True)
-        return AdjointState(value, incoming, self._residual)
+        return AdjointState(value, incoming, self._at_boundary)
 
     def gradient(self, dependency: Any, at: AdjointState) -> Any:
         """The gradient with respect to one dependency, in the type that the tape wants."""
-        if dependency is self.state.problem.u:
-            return None
         if isinstance(dependency, Weights):
             return self._weight_gradient(dependency, at)
-        if isinstance(dependency, fd.DirichletBC):
-            return self._boundary_gradient(dependency, at)
+        parts = [
+            condition.given.cotangent(dependency, at.at_boundary[condition])
+            for condition in self.state.conditions_of(dependency)
+        ]
+        return total_of([self.of_forms(dependency, at), *parts])
+
+    def of_forms(self, dependency: Any, at: AdjointState) -> Any:
+        """The part of the gradient that comes through the forms; ``None`` where there is none."""
+        if dependency is self.state.problem.u or dependency not in self.state.copies:
+            return None
         self.insert(at.value)
         if isinstance(dependency, fd.Constant):
             return self._constant_gradient(dependency)
@@ -131,22 +138,19 @@ class Adjoint:
                     total += network.weight_vjp(cotangent, self.state.weights_of(network))
         return weights.like(sum_over_ranks(self.state.comm, total))
 
-    def _boundary_gradient(self, bc: fd.DirichletBC, at: AdjointState) -> list[fd.DirichletBC]:
-        """A condition that carries the gradient, as pyadjoint's block for conditions wants it."""
-        values = at.residual.riesz_representation("l2")
-        conditions = [b.source for b in self.state.boundary]
-        for later in self.state.boundary[conditions.index(bc) + 1 :]:
-            later.bc.zero(values)  # where conditions overlap, the last one sets the value
-        return [bc.reconstruct(g=_part_in(values, bc.function_space()))]
-
-    def _residual(self, at: AdjointState) -> fd.Cofunction:
+    def _at_boundary(self, at: AdjointState) -> dict[BoundaryValues, fd.Cofunction]:
+        """What the adjoint equation leaves over at each condition's nodes."""
         self.insert(at.value)
         unknown = self.state.problem.u
         assemble = self.kept(unknown, partial(self.field_form, unknown))
         residual = at.incoming.copy(deepcopy=True)
         if assemble is not None:
             add(residual, 1.0, assemble())
-        return residual
+        left, found = residual.riesz_representation("l2"), {}
+        for condition in reversed(self.state.boundary):
+            found[condition] = condition.cotangent(left)
+            condition.bc.zero(left)  # where conditions overlap, the last one sets the value
+        return found
 
     def _constant_gradient(self, constant: fd.Constant) -> np.ndarray:
         def entry(index: tuple[int, ...]) -> float:
@@ -162,10 +166,12 @@ def add(target: fd.Cofunction, factor: float, part: fd.Cofunction) -> None:
         total.axpy(factor, vector)
 
 
-def _part_in(values: fd.Function, space: Any) -> fd.Function:
-    """The part of ``values`` in a subspace, as a Function that shares its data."""
-    if space.index is not None:
-        return values.sub(space.index)
-    if space.component is not None:
-        return _part_in(values, space.parent).sub(space.component)
-    return values
+def total_of(parts: Sequence[Any]) -> Any:
+    """The sum of Cotangents or arrays, in the first of them; ``None`` stands for zero."""
+    present = [part for part in parts if part is not None]
+    if not present:
+        return None
+    total = present[0]
+    for part in present[1:]:
+        total += part
+    return total

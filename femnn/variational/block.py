@@ -10,9 +10,9 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
-from pyadjoint import Block
 from pyadjoint.tape import no_annotations, stop_annotating
 
+from femnn.tape.meshes import OnMeshes
 from femnn.tape.nodes import add_dependencies
 from femnn.variational.adjoint import Adjoint
 from femnn.variational.forward import ForwardSolve
@@ -58,7 +58,7 @@ class Solves:
         return SecondOrder(self.adjoint)
 
 
-class SolveBlock(Block):
+class SolveBlock(OnMeshes):
     """The solution of a variational problem with networks of the unknown inside.
 
     All the work is done on the solver's state, in private copies of what the block depends on.
@@ -78,10 +78,13 @@ class SolveBlock(Block):
         super().__init__(ad_block_tag=ad_block_tag)
         self.solves = solves
         with stop_annotating():
-            self.boundary = [b.snapshot() for b in solves.state.boundary]
+            self.boundary = solves.state.present_boundary()
         self.scale = np.inf
         self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
-        add_dependencies(self, solves.state.dependencies, no_duplicates=True)
+        of_boundary = (d for given in self.boundary for d in given.dependencies)
+        dependencies = list(dict.fromkeys([*solves.state.dependencies, *of_boundary]))
+        add_dependencies(self, dependencies)
+        self.stand_on(solves.state.meshes)
 
     def __str__(self) -> str:
         return "solve(neural variational problem)"
@@ -151,11 +154,8 @@ class SolveBlock(Block):
         return self.get_outputs()[0]
 
     def _values(self) -> dict[Any, Any]:
-        """What each dependency was; boundary conditions as their nodes on the tape."""
-        return {
-            bv.output: bv if isinstance(bv.output, fd.DirichletBC) else bv.saved_output
-            for bv in self.get_dependencies()
-        }
+        """What each dependency was."""
+        return {bv.output: bv.saved_output for bv in self.get_dependencies()}
 
     def _dots(self) -> dict[Any, Any]:
         return {bv.output: bv.tlm_value for bv in self.get_dependencies()}
@@ -163,8 +163,7 @@ class SolveBlock(Block):
     def _load_solution(self) -> None:
         """Let the state be that of this block's solution.  Collective."""
         state = self.solves.state
-        values = {**self._values(), state.problem.u: self._output.saved_output}
-        state.load(values, self.boundary)
+        state.load(self._values(), self.boundary, iterate=self._output.saved_output)
         state.evaluate()
         state.raise_failures()
 

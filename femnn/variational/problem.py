@@ -9,6 +9,7 @@ import ufl
 
 from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.coefficient.forms import prepared
+from femnn.fields.boundary import value_of
 from femnn.fields.copies import check_split, dependencies_of
 
 
@@ -70,8 +71,8 @@ class NeuralVariationalProblem:
         coefficients = dict.fromkeys(c for form in self.forms for c in neural_coefficients(form))
         self.implicit = [c for c in coefficients if c.depends_on(u)]
         self.explicit = [c for c in coefficients if not c.depends_on(u)]
-        values = (bc._original_arg for bc in self.bcs)
-        self.explicit += [g for g in values if isinstance(g, NeuralCoefficient)]
+        values = (value_of(bc) for bc in self.bcs)
+        self.explicit += [g for value in values for g in neural_coefficients(value)]
         self._check_implicit()
         if not is_linear:
             laws = (c.inputs for c in (*self.implicit, *self.explicit))

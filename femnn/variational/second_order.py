@@ -12,10 +12,11 @@ import numpy as np
 import ufl
 
 from femnn.coefficient.chain_rule import total_derivative
-from femnn.fields.derivatives import constant_gradient
+from femnn.fields.boundary import BoundaryValues
+from femnn.fields.derivatives import Direction, constant_gradient
 from femnn.parallel import sum_over_ranks
 from femnn.tape.weights import Weights
-from femnn.variational.adjoint import Adjoint, AdjointState, add
+from femnn.variational.adjoint import Adjoint, AdjointState, add, total_of
 from femnn.variational.motion import Motion
 from femnn.variational.network import PrivateNetwork
 
@@ -35,12 +36,15 @@ class AdjointChange:
     weights
         For each network the rank's part of the change of its weights' gradient at the fixed
         cotangent.
+    boundary
+        For each boundary condition what moves in its values.
     """
 
     first: AdjointState
     change: AdjointState
     cotangents: dict[PrivateNetwork, np.ndarray | None]
     weights: dict[PrivateNetwork, np.ndarray | float]
+    boundary: dict[BoundaryValues, list[Direction]]
 
 
 class SecondOrder:
@@ -113,7 +117,9 @@ class SecondOrder:
         unknown = state.problem.u
         self._add(right_side, unknown, partial(adjoint.field_form, unknown))
         change = adjoint.solve(right_side)
-        return AdjointChange(first, change, changes, dict(zip(state.networks, moved, strict=True)))
+        weights = dict(zip(state.networks, moved, strict=True))
+        boundary = {b: b.given.direction(dots) for b in state.boundary}
+        return AdjointChange(first, change, changes, weights, boundary)
 
     def gradient(self, dependency: Any, at: AdjointChange) -> Any:
         """The change of the gradient with respect to one dependency.  Collective.
@@ -122,26 +128,35 @@ class SecondOrder:
         """
         if isinstance(dependency, Weights):
             return self._of_weights(dependency, at)
-        result = self.adjoint.gradient(dependency, at.change)
+        result = self.adjoint.of_forms(dependency, at.change)
         self.adjoint.insert(at.first.value)
-        if isinstance(dependency, fd.Constant):
-            return result + self._of_constant(dependency)
-        if isinstance(result, fd.Cofunction):
+        if isinstance(result, np.ndarray):
+            result = result + self._of_constant(dependency)
+        elif result is not None:
             self._add(result, dependency, partial(self.adjoint.field_form, dependency))
-        return result
+        return total_of([result, *self._of_boundary(dependency, at)])
+
+    def _of_boundary(self, dependency: Any, at: AdjointChange) -> list[Any]:
+        """What comes through the boundary conditions' values."""
+        return [
+            condition.given.cotangent_change(
+                dependency,
+                at.first.at_boundary[condition],
+                at.change.at_boundary[condition],
+                at.boundary[condition],
+            )
+            for condition in self.state.conditions_of(dependency)
+        ]
 
     def _lift_boundary(self, dots: Mapping[Any, Any], right_side: fd.Cofunction) -> bool:
         """Let the boundary values' changes drive the right side; whether there are any."""
         state = self.state
-        if all(dots.get(b.source) is None for b in state.boundary):
+        changes = [b.given.change(b.given.direction(dots)) for b in state.boundary]
+        if all(change is None for change in changes):
             return False
         self._lift.zero()
-        for boundary in state.boundary:
-            dot = dots.get(boundary.source)
-            if dot is None:
-                boundary.bc.zero(self._lift)
-            else:
-                dot.apply(self._lift)
+        for boundary, change in zip(state.boundary, changes, strict=True):
+            boundary.lift(change, self._lift)
         terms = self.adjoint.terms
         form = partial(total_derivative, state.residual, state.unknown, self._lift, terms)
         assemble = self.adjoint.kept("lift", form)

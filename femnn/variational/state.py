@@ -3,50 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 import ufl
 from firedrake.petsc import DEFAULT_KSP_PARAMETERS
-from ufl.domain import extract_domains
 
 from femnn.coefficient.chain_rule import total_derivative
 from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
-from femnn.fields.boundary import BoundaryValues
-from femnn.fields.copies import CoordinateState, Mirrors, dependencies_of, owned_values, version
+from femnn.fields.boundary import BoundaryValues, value_of
+from femnn.fields.copies import (
+    CoordinateState,
+    Mirrors,
+    dependencies_of,
+    meshes_of,
+    owned_values,
+    version,
+)
+from femnn.fields.interpolation import Interpolated
 from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.variational.levels import enable_levels
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.problem import NeuralVariationalProblem
+from femnn.variational.stamp import Stamp
 
 WRITTEN = (ufl.Form, ufl.core.expr.Expr)
 # As Firedrake's solver of linear problems.
 ONE_SOLVE = {"snes_type": "ksponly", "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"]}
-
-
-@dataclass(frozen=True, eq=False)
-class Stamp:
-    """The values from which something was computed.
-
-    Attributes
-    ----------
-    versions
-        Of the private copies; they change with the copies' values only.
-    iterate
-        The unknown's values on this rank; ``None`` where they do not matter.
-    """
-
-    versions: tuple
-    iterate: np.ndarray | None = None
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Stamp) or self.versions != other.versions:
-            return False
-        if self.iterate is None or other.iterate is None:
-            return self.iterate is other.iterate
-        return np.array_equal(self.iterate, other.iterate)
 
 
 class State:
@@ -71,6 +55,8 @@ class State:
         The unknown's copy.
     boundary : list of BoundaryValues
         The boundary conditions.
+    meshes : list
+        The residual's.
     networks : list of PrivateNetwork
         The networks of the unknown.
     residual, tangent : ufl.Form
@@ -103,7 +89,8 @@ class State:
         self._weights = {n.weights: _Counted() for n in self.networks}
         fixed = [copy for copy in self.copies.values() if copy is not self.unknown]
         self._in_operands = [d for d in fixed if any(d in n.depends_on for n in self.networks)]
-        self._moved = [CoordinateState(mesh) for mesh in extract_domains(problem.F)]
+        self.meshes = meshes_of(problem.F)
+        self._moved = [CoordinateState(mesh) for mesh in self.meshes]
         self.residual = self._privately(problem.F)
         trial = fd.TrialFunction(problem.u.function_space())
         terms = [n.terms for n in self.networks]
@@ -179,8 +166,16 @@ class State:
 
     @property
     def dependencies(self) -> list[Any]:
-        """What the solution depends on, in the tape's sense, and the initial guess."""
-        return [*self._weights, *self.copies, *self.problem.bcs]
+        """What forms and networks depend on, in the tape's sense, and the initial guess."""
+        return [*self._weights, *self.copies]
+
+    def present_boundary(self) -> list[Interpolated]:
+        """What the user's boundary conditions say now, one for each."""
+        return [condition.present() for condition in self.boundary]
+
+    def conditions_of(self, dependency: Any) -> list[BoundaryValues]:
+        """The boundary conditions whose values that are loaded depend on something."""
+        return [c for c in self.boundary if dependency in c.given.dependencies]
 
     def appctx(self) -> dict[str, Any]:
         """The user's application context, its forms and expressions written in private copies."""
@@ -191,21 +186,28 @@ class State:
             for name, value in self._appctx.items()
         }
 
-    def load(self, values: Mapping[Any, Any], boundary: Sequence | None = None) -> None:
+    def load(
+        self,
+        values: Mapping[Any, Any],
+        boundary: Sequence[Interpolated] | None = None,
+        iterate: fd.Function | None = None,
+    ) -> None:
         """Take values of the dependencies; the user's own where none are given.  Collective.
 
         Parameters
         ----------
         values
-            Dependency to value: Functions, Constants, Weights, and for a boundary condition its
-            node on the tape.
+            Dependency to value: Functions, Constants, Weights.
         boundary
-            For each condition the values that the tape does not follow, or ``None``.
+            What the boundary conditions' values are; without, what they are now.
+        iterate
+            The unknown, where it is not the initial guess that ``values`` has.
         """
-        self._mirrors.load(values)
-        for i, condition in enumerate(self.boundary):
-            snapshot = None if boundary is None else boundary[i]
-            condition.load(values.get(condition.source), snapshot)
+        unknown = self.problem.u
+        self._mirrors.load(values if iterate is None else {**values, unknown: iterate})
+        boundary = self.present_boundary() if boundary is None else boundary
+        for condition, given in zip(self.boundary, boundary, strict=True):
+            condition.load(given, values)
         for weights, known in self._weights.items():
             value = values.get(weights, weights)
             value.check_ranks(self.comm)
@@ -337,5 +339,5 @@ def _sources(
     """The user's Functions and Constants in the problem's forms and operands."""
     expressions = [*problem.forms, *(c.inputs for c in implicit)]
     found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
-    values = (bc._original_arg for bc in problem.bcs)
-    return dict.fromkeys([problem.u, *found, *(c for c in explicit if c not in set(values))])
+    in_values = {d for bc in problem.bcs for d in dependencies_of(value_of(bc))}
+    return dict.fromkeys([problem.u, *found, *(c for c in explicit if c not in in_values)])

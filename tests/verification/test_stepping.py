@@ -19,7 +19,9 @@ from firedrake.adjoint import (
 from irksome import Alexander, BackwardEuler, Dt, GaussLegendre, QinZhang, RadauIIA
 
 import femnn
+from tests.verification.derivatives import Recording
 from tests.verification.problems import PROBLEMS, TIGHT, stepping
+from tests.verification.test_derivatives import check
 
 ADAPTIVE = [problem for problem in PROBLEMS if problem.__name__.startswith("adaptive")]
 
@@ -296,3 +298,41 @@ def test_wrong_arguments_are_named():
         model.steps(rtol=-1)
     with pytest.raises(ValueError, match=r"step\(0.0\): the time is 0.0, wanted a later one"):
         model.steps().step(0.0)
+
+
+def driven(tableau, bc_type):
+    """Steps with boundary values of the time, of a field and of a Constant."""
+
+    def model(comm):
+        mesh = UnitSquareMesh(4, 3, comm=comm)
+        V = FunctionSpace(mesh, "CG", 1)
+        x, y = SpatialCoordinate(mesh)
+        g, c = Function(V, name="g").interpolate(1 + y), Constant(0.8, name="c")
+        u, v = Function(V, name="u"), TestFunction(V)
+        t, dt = Constant(0.2, name="t"), Constant(0.1, name="dt")
+        kappa = femnn.NeuralCoefficient(femnn.MLP(1, 6, 1, output="softplus", seed=1), u)
+        F = Dt(u) * v * dx + kappa * inner(grad(u), grad(v)) * dx - v * dx
+        bcs = [DirichletBC(V, g**2 * sin(c * t), 1), DirichletBC(V, c * t**2 * x, 2)]
+        options = {"bc_type": bc_type, "solver_parameters": TIGHT}
+        stepper = femnn.TimeStepper(F, tableau, t, dt, u, bcs, **options)
+        J = 0
+        for _ in range(3):
+            stepper.advance()
+            t.assign(float(t) + float(dt))
+            J += femnn.assemble((u - x * y) ** 2 * dx)
+        return J, [g, c]
+
+    model.controls, model.seed = ("g", "c"), 0
+    return model
+
+
+@pytest.mark.parametrize(
+    ("tableau", "bc_type"),
+    [(RadauIIA(2), "DAE"), (QinZhang(), "DAE"), (RadauIIA(2), "ODE")],
+    ids=str,
+)
+def test_derivatives_for_what_boundary_values_are_made_of(tableau, bc_type):
+    recording = Recording(driven(tableau, bc_type))
+    for control in recording.model.controls:
+        for found in recording.accuracy(control):
+            check(found)
