@@ -80,9 +80,10 @@ class BoundaryValues:
 
 def value_of(condition: fd.DirichletBC) -> Any:
     """The value that a condition has now, as a number or a UFL expression."""
-    update = getattr(condition, "_function_arg_update", None)
+    update: Any = getattr(condition, "_function_arg_update", None)
     if update is None:
         return condition._function_arg
     if isinstance(update, functools.partial):
-        return update.func.__self__.operand
+        assembled: Any = update.func
+        return assembled.__self__.operand
     return update.__self__.source

@@ -150,7 +150,7 @@ class Interpolated:
         moving: Sequence[Direction],
     ) -> Any:
         """The change of :meth:`cotangent` where the cotangent changes and dependencies move."""
-        terms = [("of", self._private, change)]
+        terms: list[tuple[Any, Any, Any]] = [("of", self._private, change)]
         if moving and not self._is_field:
             terms.append((_key(moving), along(self._private, moving), cotangent))
         return self._carry(dependency, terms)
