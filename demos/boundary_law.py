@@ -44,11 +44,11 @@ def readings(T, h):
         yield assemble(interpolate(T, thermometers))
 
 
-exact = Function(FunctionSpace(mesh, "P", 4)).assign(60)
+exact = Function(FunctionSpace(mesh, "P", 4)).assign(60.0)
 observed = list(readings(exact, truth(exact)))
 
 continue_annotation()
-T = Function(FunctionSpace(mesh, "P", 2), name="temperature").assign(60)
+T = Function(FunctionSpace(mesh, "P", 2), name="temperature").assign(60.0)
 net = femnn.MLP(1, 16, 16, 1, output="softplus", input_range=(60, 850), init="normal", seed=0)
 h = femnn.NeuralCoefficient(net, T, measure=ds)
 J = 0

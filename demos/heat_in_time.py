@@ -43,7 +43,7 @@ for _ in range(STEPS):
 
 tape = femnn.enable_checkpointing(Revolve(STEPS, KEPT))
 continue_annotation()
-net = femnn.MLP(1, 12, 12, 1, output="softplus", input_range=(0, 1), init="normal")
+net = femnn.MLP(1, 12, 12, 1, output="softplus", input_range=(0, 1))
 T, last, solver = rod(V, lambda T: femnn.NeuralCoefficient(net, T))
 J = 0
 for step in tape.timestepper(iter(range(STEPS))):

@@ -34,8 +34,8 @@ EXAMPLES = {
         lambda n: n["law"] < 0.02 and n["table"] < 1e-4 and n["u by UFL"] < 1e-10,
     ),
     "heat_in_time": (
-        {"CELLS": 8, "STEPS": 6, "KEPT": 2, "ITERATIONS": 20},
-        lambda n: n["law_error"] < 0.15,
+        {"CELLS": 8, "STEPS": 6, "KEPT": 2, "ITERATIONS": 25},
+        lambda n: n["law_error"] < 0.1,
     ),
     "initial_state": (
         {"CELLS": 12, "STEPS": 6, "ITERATIONS": 60},
