@@ -89,6 +89,7 @@ class State:
         self._weights = {n.weights: _Counted() for n in self.networks}
         fixed = [copy for copy in self.copies.values() if copy is not self.unknown]
         self._in_operands = [d for d in fixed if any(d in n.depends_on for n in self.networks)]
+        self._modules: tuple = ()
         self.meshes = meshes_of(problem.F)
         self._moved = [CoordinateState(mesh) for mesh in self.meshes]
         self.residual = self._privately(problem.F)
@@ -212,6 +213,7 @@ class State:
             value = values.get(weights, weights)
             value.check_ranks(self.comm)
             known.take(value.vector)
+        self._modules = tuple(n.version() for n in self.networks)
 
     def weights_of(self, network: PrivateNetwork) -> np.ndarray:
         """The weights that are loaded for a network, shape ``(n_weights,)``."""
@@ -282,9 +284,8 @@ class State:
     def _versions_of_networks(self) -> tuple:
         """What the networks' values depend on, apart from the unknown."""
         weights = tuple(known.version for known in self._weights.values())
-        modules = tuple(n.version() for n in self.networks)
         operands = tuple(version(d) for d in self._in_operands)
-        return weights, modules, operands, tuple(moved() for moved in self._moved)
+        return weights, self._modules, operands, tuple(moved() for moved in self._moved)
 
     def _is_from(self, stamp: Stamp | None, present: Stamp) -> bool:
         """Whether what has this stamp is what would be computed now.  Collective."""
