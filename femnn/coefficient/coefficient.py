@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from functools import cached_property
 from typing import Any
+from weakref import WeakValueDictionary
 
 import firedrake as fd
 import numpy as np
@@ -16,7 +17,7 @@ from ufl.classes import Variable
 
 from femnn.coefficient.arguments import checked_operands, n_components, points_of, space_of
 from femnn.coefficient.computed import ComputedFunction
-from femnn.coefficient.rules import differentiate_through, gradient, holds
+from femnn.coefficient.rules import gradient, holds, reach_through
 from femnn.evaluation.evaluator import PointEvaluator
 from femnn.fields.copies import CoordinateState, dependencies_of, version
 from femnn.networks.mlp import Gradient, Jacobian
@@ -151,6 +152,7 @@ class NeuralCoefficient(ComputedFunction):
         self.weights = Weights.of(self.net, points.mesh.comm)
         self._moved = CoordinateState(points.mesh)
         self._state: tuple | None = None
+        self.others: WeakValueDictionary[tuple, NeuralCoefficient] = WeakValueDictionary()
         super().__init__(space, name, self._evaluation)
 
     def _like(self, evaluator: PointEvaluator, operands: tuple[Any, ...]) -> NeuralCoefficient:
@@ -338,7 +340,7 @@ class NeuralCoefficient(ComputedFunction):
         )
 
 
-differentiate_through(NeuralCoefficient)
+reach_through(NeuralCoefficient)
 
 
 def neural_coefficients(form: Any) -> list[NeuralCoefficient]:

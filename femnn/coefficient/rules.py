@@ -1,4 +1,4 @@
-"""How a neural coefficient is differentiated: UFL's derivatives reach its operands."""
+"""How UFL treats a neural coefficient: its derivatives and ``replace`` reach the operands."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ from ufl.algorithms.apply_derivatives import (
     VariableRuleset,
     apply_derivatives,
 )
+from ufl.algorithms.replace import Replacer, replace
 from ufl.constantvalue import Zero
+from ufl.corealg.multifunction import MultiFunction
 from ufl.corealg.traversal import unique_pre_traversal
 
 
-def differentiate_through(kind: type) -> None:
-    """Let ``ufl.derivative`` and ``ufl.diff`` see a coefficient's operands.
+def reach_through(kind: type) -> None:
+    """Let ``ufl.derivative``, ``ufl.diff`` and ``ufl.replace`` see a coefficient's operands.
 
-    UFL's rules are chosen by the kind of the symbol, and further kinds can be registered; a
-    coefficient without a rule of its own would be a constant.
+    UFL's rules of derivatives are chosen by the kind of the symbol, and further kinds can be
+    registered; a coefficient without a rule of its own would be a constant.  The rules of
+    ``replace`` are chosen by the names of its methods, and the choice is kept: a method for
+    coefficients is added, and the choice made again.
 
     Parameters
     ----------
     kind
-        The class of coefficients: with ``inputs``, a vector of all operands' components, and
-        ``slope``, the coefficient of the derivatives in these.
+        The class of coefficients: with ``operands``; ``inputs``, a vector of all their components;
+        ``slope``, the coefficient of the derivatives in these; ``with_operands`` for the same law
+        of other operands; and ``others``, where those that were made are found, so that equal
+        replacements give equal forms.
     """
     GateauxDerivativeRuleset.process.register(kind, _gateaux)
     VariableRuleset.process.register(kind, _by_variable)
+    Replacer.coefficient = lambda self, o: _replaced(kind, o, self.mapping)
+    MultiFunction._handlers_cache.pop(Replacer, None)
 
 
 def gradient(law: Any) -> Any:
@@ -65,6 +73,20 @@ def _gateaux(rules: Any, law: Any) -> Any:
     if law in rules._w2v or law in rules._cd:
         return rules._process_coefficient(law)
     return _chain_rule(law, rules, ())
+
+
+def _replaced(kind: type, o: Any, mapping: dict[Any, Any]) -> Any:
+    """A coefficient of UFL's, ours or another, after a replacement."""
+    if o in mapping or not isinstance(o, kind):
+        return mapping.get(o, o)
+    law: Any = o
+    operands = tuple(replace(operand, mapping) for operand in law.operands)
+    if all(new == old for new, old in zip(operands, law.operands, strict=True)):
+        return law
+    made = law.others.get(operands)
+    if made is None:
+        made = law.others[operands] = law.with_operands(*operands)
+    return made
 
 
 def _by_variable(rules: Any, law: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import firedrake as fd
@@ -10,7 +9,7 @@ import numpy as np
 import ufl
 from ufl.algorithms.analysis import extract_type
 
-from femnn.coefficient.replace import changed
+from femnn.coefficient.changes import changed
 
 
 def stage_form(
@@ -52,7 +51,7 @@ def stage_form(
             start: start + ufl.as_tensor(moves[i]) * dt,
             TimeDerivative(start): slopes[i],
         }
-        total = total + changed(F, partial(replace, mapping=at_stage))
+        total = total + replace(F, at_stage)
     return total
 
 

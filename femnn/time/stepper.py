@@ -11,7 +11,6 @@ from pyadjoint.tape import no_annotations
 from ufl.algorithms.analysis import extract_type
 
 from femnn.coefficient.coefficient import neural_coefficients
-from femnn.coefficient.replace import replace
 from femnn.fields.copies import check_split, dependencies_of
 from femnn.time.stage_boundary import ValuesAtStages, rates_at_stages
 from femnn.time.stages import one_by_one, stage_form
@@ -106,7 +105,7 @@ class TimeStepper:
         starts = [u0] + [fd.Function(u0.function_space()) for _ in tableaux[1:]]
         self._stages = []
         for tableau, start in zip(tableaux, starts, strict=True):
-            from_start = replace(F, {u0: start})
+            from_start = ufl.replace(F, {u0: start})
             stages = _Stages(from_start, tableau, t, dt, start, bcs, bc_type, kwargs)
             self._stages.append(stages)
         self.solvers = [stages.solver for stages in self._stages]

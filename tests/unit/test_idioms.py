@@ -9,7 +9,6 @@ from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
-from femnn.coefficient.replace import replace as replace_inside
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
 
@@ -202,6 +201,22 @@ def test_the_same_law_of_other_operands(V, where):
     assert femnn.assemble(other[0] * m) != femnn.assemble(k[0] * m)
 
 
+def test_a_replaced_law_follows_weights_and_fields(V):
+    """Of the theta scheme too, by Taylor's test for all that it depends on."""
+    u, un, v = wave(V), Function(V, name="un").assign(0.3), TestFunction(V)
+    k = femnn.NeuralCoefficient(mlp(1, output="softplus"), u)
+    F = ((u - un) / 0.1 * v + k * inner(grad(u), grad(v)) - v) * dx(degree=4)
+    F = ufl.replace(F, {u: 0.5 * u + 0.5 * un})
+    continue_annotation()
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"))
+    Jhat = ReducedFunctional(femnn.assemble(u**2 * dx), [Control(k.weights), Control(un)])
+    pause_annotation()
+    point = [k.weights.like(k.weights.vector + 0.1), un.copy(deepcopy=True).assign(0.4)]
+    h = np.random.default_rng(2).normal(size=len(k.weights))
+    step = [k.weights.like(0.1 * h), un.copy(deepcopy=True).assign(0.1)]
+    assert taylor_test(Jhat, point, step) > 1.95
+
+
 def test_other_operands_of_another_number(V):
     k = femnn.NeuralCoefficient(mlp(1), wave(V), name="law")
     with pytest.raises(
@@ -223,9 +238,10 @@ def test_a_replacement_reaches_the_operands(V):
     def form(k, fixed):
         return (k * inner(grad(u), grad(v)) + fixed * u * v) * dx(degree=4)
 
-    replaced = replace_inside(form(k, fixed), middle)
+    replaced = ufl.replace(form(k, fixed), middle)
     got = femnn.assemble(replaced).dat.data_ro
     expected = assemble(ufl.replace(form(written, known), middle)).dat.data_ro
     assert np.allclose(got, expected, rtol=1e-12, atol=1e-14)
     assert fixed in replaced.coefficients()
     assert k not in replaced.coefficients()
+    assert ufl.replace(form(k, fixed), middle) == replaced
