@@ -25,7 +25,7 @@ from femnn.autograd.values import (
 )
 from femnn.evaluation.parameters import ParameterVector
 from femnn.parallel import raise_on_all_ranks, same_on_ranks
-from femnn.tape.model import check_shared_parameters, largest_comm, values_behind
+from femnn.tape.model import largest_comm, values_behind
 from femnn.tape.weights import Weights
 
 
@@ -54,7 +54,6 @@ class TapeModel:
         self.weights = [c for c in self._controls if isinstance(c, Weights)]
         self.n_inputs = len(self._controls) - len(self.weights)
         behind = list(values_behind(Jhat.functional, Jhat.tape))
-        check_shared_parameters("PDELayer", self._controls, behind)
         self._comm = largest_comm([*self._controls, Jhat.functional, *behind])
         self.last_state: dict | None = None
 

@@ -132,7 +132,8 @@ class NeuralCoefficient(ComputedFunction):
         operands = checked_operands(operands)
         mesh = mesh or (mesh_of(operands) if space is None else space.mesh())
         points = points_of(mesh, operands, degree, measure, space)
-        evaluator = PointEvaluator(net, n_components(operands), chunk_size)
+        n_inputs = n_components(operands)
+        evaluator = on_all_ranks(mesh.comm, PointEvaluator, net, n_inputs, chunk_size)
         space = space_of(points, evaluator.n_outputs, type(net).__name__, shape, space)
         self.measure = measure
         self.has_default_degree = degree is None and asked_degree(measure) is None

@@ -1,8 +1,8 @@
-"""What a functional on a tape is computed from: its values, their ranks, shared parameters."""
+"""What a functional on a tape is computed from: its values and their ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import firedrake as fd
@@ -38,22 +38,3 @@ def largest_comm(values: Iterable[Any]) -> MPI.Comm | None:
         if isinstance(v, (Weights, fd.Function, fd.Cofunction))
     )
     return max(comms, key=lambda comm: comm.size, default=None)
-
-
-def check_shared_parameters(who: str, controls: Sequence[Any], values: Iterable[Any]) -> None:
-    """Raise where a network among the values shares parameters with a control and is none itself.
-
-    The control's gradient would hold the part of its own network only.
-    """
-    mine = {id(c): c for c in controls if isinstance(c, Weights)}
-    owned = {id(p) for c in mine.values() for p in c.parameters}
-    for other in values:
-        if not isinstance(other, Weights) or id(other) in mine:
-            continue
-        shared = [name for name, p in other.named_parameters() if id(p) in owned]
-        if shared:
-            raise ValueError(
-                f"{who}: the functional depends on another {other.name}, whose {', '.join(shared)} "
-                "are parameters of a control, too: the gradient would be a part of the right one. "
-                "Put networks that share parameters into one torch module with an output for each."
-            )

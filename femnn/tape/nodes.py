@@ -89,7 +89,7 @@ def _holds_present(node: BlockVariable) -> bool:
 def _renewed(value: Any, node: BlockVariable) -> BlockVariable:
     """The node, or another, to hold a value that the node does not hold."""
     known = _recorded.get(node)
-    if not _is_on_tape(node):
+    if not is_on_tape(node):
         node.save_output()
     elif (known is not None and known() is node.checkpoint) or _has_changed(value):
         return value.create_block_variable()
@@ -101,8 +101,8 @@ def _has_changed(value: Any) -> bool:
     return isinstance(value, VectorControl) and value.has_changed
 
 
-def _is_on_tape(node: BlockVariable) -> bool:
-    """Whether a block has it, most likely one of the last."""
+def is_on_tape(node: BlockVariable) -> bool:
+    """Whether a block of the working tape has it, most likely one of the last."""
     return any(
         node is known
         for block in reversed(get_working_tape().get_blocks())

@@ -17,6 +17,7 @@ from femnn.parallel import same_on_ranks
 from femnn.tape.arithmetic import SquaredNormBlock, VectorArithmetic
 from femnn.tape.control import VectorControl
 from femnn.tape.replay import check_schedule
+from femnn.tape.shared import follow, introduce
 
 # One Weights for each set of parameters, so that modules which share them share the control.
 _known: weakref.WeakValueDictionary[tuple[int, ...], Weights] = weakref.WeakValueDictionary()
@@ -25,9 +26,10 @@ _known: weakref.WeakValueDictionary[tuple[int, ...], Weights] = weakref.WeakValu
 class Weights(VectorArithmetic, VectorControl):
     """The trainable parameters of a network as one flat vector, a pyadjoint control.
 
-    Coefficients whose networks share all their parameters share one ``Weights``.  The
-    vector is the same on every rank.  Evaluating a reduced functional at other weights
-    leaves the network as it is; only :meth:`assign` and torch change it.
+    :meth:`of` gives those of a network.  Coefficients whose networks share all their parameters
+    share one ``Weights``; where networks share some, the tape lets the second one's follow the
+    first one's.  The vector is the same on every rank.  Evaluating a reduced functional at other
+    weights leaves the network as it is; only :meth:`assign` and torch change it.
 
     Sums, differences, products and quotients (entry by entry, with another ``Weights``, a
     number or an array) are new values that belong to no network, ``w += d`` included; where
@@ -47,10 +49,6 @@ class Weights(VectorArithmetic, VectorControl):
         The ranks that hold the same vector.
     names
         The parameters' names in the network, one for each.
-
-    See Also
-    --------
-    Weights.of : the usual way to get one.
 
     Examples
     --------
@@ -72,6 +70,7 @@ class Weights(VectorArithmetic, VectorControl):
         self._parameters = parameters
         self._names = tuple(names)
         self._recorded: np.ndarray | None = None
+        self.sharing: weakref.WeakSet[Weights] = weakref.WeakSet()
         if parameters is None:
             self._vector = _read_only(np.array(vector, dtype=float))
 
@@ -110,6 +109,7 @@ class Weights(VectorArithmetic, VectorControl):
         if weights is None:
             names = [name for name, p in net.named_parameters() if p.requires_grad]
             weights = cls(parameters, name=type(net).__name__, comm=comm, names=names)
+            introduce(weights, _known.values())
             _known[parameters.key] = weights
         if comm.size > weights.comm.size:
             weights.comm = comm
@@ -232,8 +232,7 @@ class Weights(VectorArithmetic, VectorControl):
         ValueError
             If the shape differs.
         """
-        vector = np.asarray(vector, dtype=float)
-        self._check_shape(vector)
+        self._check_shape(vector := np.asarray(vector, dtype=float))
         return Weights(vector=vector, name=self.name, comm=self.comm)
 
     def squared_norm(self) -> AdjFloat:
@@ -323,6 +322,7 @@ class Weights(VectorArithmetic, VectorControl):
 
     def _ad_will_add_as_dependency(self) -> None:
         check_schedule()
+        follow(self)
         self.block_variable.save_output(overwrite=False)
 
     @classmethod

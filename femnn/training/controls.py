@@ -9,7 +9,7 @@ from mpi4py import MPI
 from pyadjoint.enlisting import Enlist
 from torch import nn
 
-from femnn.tape.model import check_shared_parameters, largest_comm, values_behind
+from femnn.tape.model import largest_comm, values_behind
 from femnn.tape.weights import Weights
 
 
@@ -35,8 +35,7 @@ class ControlVector:
     TypeError
         If a control is not a ``Weights``.
     ValueError
-        If a control shares a part of its parameters with another network of the model, or there
-        is nothing to train.
+        If two controls share a part of their parameters, or there is nothing to train.
     """
 
     def __init__(self, Jhat: Any):
@@ -50,7 +49,6 @@ class ControlVector:
         self._check_parameters()
         self._ends = np.cumsum([len(c) for c in self.controls])
         behind = list(values_behind(getattr(Jhat, "functional", None), getattr(Jhat, "tape", None)))
-        check_shared_parameters("fit", self.controls, behind)
         # Weights of a network that makes numbers only do not know the ranks of the model.
         self.comm: MPI.Comm = largest_comm([*self.controls, *behind]) or MPI.COMM_SELF
 

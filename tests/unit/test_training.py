@@ -723,31 +723,64 @@ def test_a_network_without_trainable_parameters_is_named():
 
 
 def shared_trunk(both):
-    """Two networks with the same trunk; the functional depends on one or on both."""
+    """Two laws whose networks have the same trunk; the loss depends on one or on both."""
     trunk = femnn.MLP(1, 4, 4, seed=1)
     heads = [femnn.MLP(4, 3, 1, output="softplus", seed=s) for s in (2, 3)]
     V = FunctionSpace(UnitSquareMesh(4, 4), "CG", 1)
-    u, f = Function(V), Function(V).interpolate(SpatialCoordinate(V.mesh())[0])
+    f = Function(V).interpolate(SpatialCoordinate(V.mesh())[0])
     first, second = (femnn.NeuralCoefficient(torch.nn.Sequential(trunk, h), f) for h in heads)
     continue_annotation()
-    other = femnn.assemble(second**2 * dx)
-    J = femnn.assemble((first - 2) ** 2 * dx + (u - 1) ** 2 * dx)
-    J = J + other if both else J
+    J = loss_of_two(first, second, both)
     pause_annotation()
-    return J, first.weights, second.weights
+    return J, first, second
 
 
-def test_networks_that_share_a_part_are_refused_where_one_is_the_control():
+def loss_of_two(first, second, both=True):
+    other = femnn.assemble(second**2 * dx)
+    J = femnn.assemble((first - 2) ** 2 * dx)
+    return J + other if both else J
+
+
+def test_networks_that_share_a_part_follow_the_first_of_them():
+    """One control: the slope of the common weights is that of changing them in torch."""
     J, first, second = shared_trunk(both=True)
-    message = r"depends on another Sequential, whose 0\.layers\.0\.weight, .* part of the right one"
-    with pytest.raises(ValueError, match="fit: the functional " + message):
-        femnn.fit(ReducedFunctional(J, Control(first)), progress=False)
-    with pytest.raises(ValueError, match="PDELayer: the functional " + message):
-        femnn.PDELayer(ReducedFunctional(J, Control(second)))
+    Jhat = ReducedFunctional(J, Control(second.weights))  # used first
+    gradient, h, values = Jhat.derivative().vector, 1e-5, []
+    weight = second.weights.parameters[0]
+    for sign in (1, -2):
+        with torch.no_grad():
+            weight[0, 0] += sign * h
+        values.append(float(loss_of_two(first, second)))
+    assert gradient[0] == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-7)
+    assert Jhat(second.weights) == pytest.approx(values[1], rel=1e-12)
+    w = second.weights
+    direction = w.like(np.random.default_rng(1).normal(size=len(w)))
+    orders = taylor_to_dict(Jhat, w.like(w.vector + 0.1), direction)
+    assert min(orders["R1"]["Rate"]) > 1.95
+    assert min(orders["R2"]["Rate"]) > 2.95
+
+
+def test_the_second_of_networks_that_share_a_part_is_refused_as_the_control():
+    J, first, second = shared_trunk(both=True)
+    message = r"another Sequential in the model has 0\.layers\.0\.weight, .* those of a part. Put"
+    Jhat = ReducedFunctional(J, Control(first.weights))
+    for use in (
+        lambda: Jhat(first.weights),
+        Jhat.derivative,
+        lambda: femnn.fit(Jhat, progress=False),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
     with pytest.raises(ValueError, match="two controls share some of their parameters"):
-        femnn.fit(ReducedFunctional(J, [Control(first), Control(second)]), progress=False)
-    layer = femnn.PDELayer(ReducedFunctional(J, [Control(first), Control(second)]))
-    weight = first.parameters[0]
+        femnn.fit(
+            ReducedFunctional(J, [Control(first.weights), Control(second.weights)]), progress=False
+        )
+
+
+def test_torch_adds_the_parts_of_networks_that_share_one():
+    J, first, second = shared_trunk(both=True)
+    layer = femnn.PDELayer(ReducedFunctional(J, [Control(first.weights), Control(second.weights)]))
+    weight = first.weights.parameters[0]
     layer().backward()
     slope, h = weight.grad[0, 0].item(), 1e-5
     values = []
@@ -760,7 +793,7 @@ def test_networks_that_share_a_part_are_refused_where_one_is_the_control():
 
 def test_a_network_that_shares_a_part_elsewhere_on_the_tape_does_no_harm():
     J, first, _ = shared_trunk(both=False)
-    result = femnn.fit(ReducedFunctional(J, Control(first)), maxiter=3, progress=False)
+    result = femnn.fit(ReducedFunctional(J, Control(first.weights)), maxiter=3, progress=False)
     assert result.loss < result.initial_loss
 
 

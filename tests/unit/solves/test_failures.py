@@ -188,3 +188,22 @@ def test_an_error_inside_a_network_ends_all_ranks_and_the_solver_goes_on():
     exact = (1 + expected**2) * inner(grad(expected), grad(v)) * dx(degree=4) - v * dx
     solve(exact == 0, expected, DirichletBC(V, 0, "on_boundary"))
     assert errornorm(expected, u) < 1e-10
+
+
+class BrokenOnOneRank(torch.nn.Module):
+    """Raises an error on the last rank."""
+
+    def forward(self, x):
+        if MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1:
+            raise RuntimeError("no such file")
+        return x
+
+
+@pytest.mark.parallel([1, 2])
+def test_a_network_that_raises_on_one_rank_makes_no_coefficient_on_any():
+    mesh = UnitSquareMesh(3, 3)
+    last = MPI.COMM_WORLD.rank == MPI.COMM_WORLD.size - 1
+    kind, message = (ValueError, "no such file") if last else (RuntimeError, "on another rank")
+    with pytest.raises(kind, match=message):
+        femnn.NeuralCoefficient(BrokenOnOneRank(), SpatialCoordinate(mesh)[0])
+    assert femnn.assemble(Constant(1.0) * dx(domain=mesh)) == pytest.approx(1)
