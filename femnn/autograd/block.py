@@ -84,8 +84,8 @@ def _split(inputs: list) -> tuple[np.ndarray, list[np.ndarray]]:
 
 def _as_derivative(source: Any, gradient: np.ndarray) -> Any:
     """An adjoint value of a source, as the tape adds them up."""
-    if isinstance(source, fd.Constant):
-        return gradient
+    if not isinstance(source, fd.Function):
+        return gradient if isinstance(source, fd.Constant) else float(gradient)
     cotangent = zero_cotangent(source.function_space())
     cotangent.dat.data_wo[...] = gradient
     return cotangent

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import ufl
 from mpi4py import MPI
+from pyadjoint import AdjFloat
 from torch import Tensor, nn
 from ufl.duals import is_dual
 
@@ -44,7 +45,7 @@ class Operation:
     ----------
     net : torch.nn.Module
         The module.
-    sources : list of Function or Constant
+    sources : list of Function, Constant or AdjFloat
         The inputs that have gradients.
     weights : Weights
         The module's weights.
@@ -56,10 +57,10 @@ class Operation:
         self.net, self.inputs, self.into = net, inputs, into
         self._check_kinds()
         self.sources = [v for v in inputs if not isinstance(v, Tensor)]
-        self.to_constant = isinstance(into, fd.Constant)
-        self.is_shared = self.to_constant or is_real(into)
+        self.is_sum = into is float and not all(map(is_shared, self.sources))
+        self.is_shared = not self.is_sum and (not is_space(into) or is_real(into))
         self.comm: MPI.Comm = self._comm()
-        self._shape = into.ufl_shape if self.to_constant else fd.Function(into).dat.data_ro.shape
+        self._shape = _shape_of(into)
         self.weights = Weights.of(net, self.comm)
 
     def present(self) -> list[np.ndarray]:
@@ -80,7 +81,7 @@ class Operation:
                 "owns. Give it numbers that are the same everywhere (femnn.assemble makes a "
                 "field's integrals), or sum over the ranks inside."
             )
-        return self._wrap(array)
+        return self._wrap(self._whole(array))
 
     def cotangents(
         self,
@@ -107,7 +108,11 @@ class Operation:
         """The output's change along a motion.  Collective."""
         with self._graph(weights, values) as (output, places):
             array = numpy_of(self._along(output, places, motion))
-        return self._wrap(array)
+        return self._wrap(self._whole(array))
+
+    def _whole(self, array: np.ndarray) -> np.ndarray:
+        """The output, of which the rank's module may have made a part."""
+        return sum_over_ranks(self.comm, array) if self.is_sum else array
 
     def _summed(self, local: np.ndarray) -> np.ndarray:
         """The gradient of what all ranks share, where each has found its own output's part."""
@@ -171,10 +176,11 @@ class Operation:
                 f"apply: the module {name} returned a {type(output).__name__}, wanted one tensor."
             )
         if output.shape != self._shape:
-            whose = "Constant" if self.to_constant else "rank-local values"
+            kind = "rank-local values'" if is_space(self.into) else "Constant's"
+            whose = "a number's" if self.into is float else f"the {kind}"
             raise ValueError(
                 f"apply: the module {name} returned shape {tuple(output.shape)}, wanted "
-                f"{self._shape}, the {whose}'s."
+                f"{self._shape}, {whose}."
             )
         return output
 
@@ -195,30 +201,44 @@ class Operation:
             )
 
     def _wrap(self, array: np.ndarray) -> Any:
-        return fd.Constant(array) if self.to_constant else field_on(self.into, array)
+        if self.into is float:
+            return AdjFloat(array)
+        return field_on(self.into, array) if is_space(self.into) else fd.Constant(array)
 
     def _comm(self) -> MPI.Comm:
-        if not self.to_constant:
+        if is_space(self.into):
             return self.into.mesh().comm
         return largest_comm(self.sources) or MPI.COMM_SELF
 
     def _check_kinds(self) -> None:
         for value in self.inputs:
-            if not isinstance(value, (fd.Function, fd.Constant, Tensor)):
+            if not isinstance(value, (fd.Function, fd.Constant, AdjFloat, Tensor)):
                 raise TypeError(
-                    f"apply: an input is a {type(value).__name__}, wanted a Function, a Constant "
-                    "or a tensor."
+                    f"apply: an input is a {type(value).__name__}, wanted a Function, a Constant, "
+                    "a recorded number (AdjFloat, as femnn.assemble makes) or a tensor."
                 )
             if isinstance(value, fd.Function):
                 check_one_block(value.function_space(), "apply", f"input {value.name()}")
-        if isinstance(self.into, fd.Constant):
+        if isinstance(self.into, fd.Constant) or self.into is float:
             return
-        if not isinstance(self.into, ufl.FunctionSpace) or is_dual(self.into):
+        if not is_space(self.into):
             raise TypeError(
-                f"apply: into is a {type(self.into).__name__}, wanted a function space or a "
-                "Constant, as in into=V or into=Constant(0.0)."
+                f"apply: into is a {type(self.into).__name__}, wanted a function space, a Constant "
+                "or the type float, as in into=V, into=Constant(0.0) or into=float."
             )
         check_one_block(self.into, "apply", "output")
+
+
+def is_space(into: Any) -> bool:
+    """Whether the output is a field, and not a Constant or a number."""
+    return isinstance(into, ufl.FunctionSpace) and not is_dual(into)
+
+
+def _shape_of(into: Any) -> tuple[int, ...]:
+    """The shape that the module's output must have on this rank."""
+    if into is float:
+        return ()
+    return fd.Function(into).dat.data_ro.shape if is_space(into) else into.ufl_shape
 
 
 def _add_products(

@@ -114,6 +114,52 @@ def test_a_number_made_from_a_number_in_a_functional():
     check_derivatives(J, controls, [Constant(1.0), weights.like([1.0]), Function(V).assign(1.0)])
 
 
+class Misfit(nn.Module):
+    """A loss of several fields and of numbers, with a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(2.0, dtype=DOUBLE))
+
+    def forward(self, u, v, number, c):
+        return (self.factor * (u - v) ** 2 * c + torch.sin(number) * u * v).sum()
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_a_loss_of_several_fields_is_the_sum_over_ranks():
+    results = []
+    for comm in (COMM_WORLD, COMM_SELF):
+        get_working_tape().clear_tape()
+        mesh = UnitSquareMesh(4, 4, comm=comm)
+        V = FunctionSpace(mesh, "CG", 1)
+        x, y = SpatialCoordinate(mesh)
+        u, v, c = Function(V).interpolate(x), Function(V).interpolate(x * y), Constant(0.7)
+        net = Misfit()
+        continue_annotation()
+        number = femnn.assemble(u**2 * dx)
+        J = femnn.apply(net, u, v, number, c, into=float)
+        pause_annotation()
+        w = femnn.Weights.of(net)
+        controls = [Control(u), Control(w), Control(c)]
+        dw, dc = ReducedFunctional(J, controls).derivative()[1:]
+        results.append([J, *dw, float(dc)])
+        if comm.size == COMM_WORLD.size:
+            steps = [Function(V).interpolate(y), w.like([0.3]), Constant(0.4)]
+            check_derivatives(J, controls, steps)
+            assert type(J) is AdjFloat
+    assert np.allclose(*results, rtol=1e-12)
+
+
+def test_a_number_from_numbers_is_one_on_all_ranks():
+    net, c = Cube(), Constant(0.5)
+    continue_annotation()
+    J = femnn.apply(net, c, into=float)
+    K = femnn.apply(net, J, into=float)
+    pause_annotation()
+    assert (J, K) == (0.25, 2 * 0.25**3)
+    check_derivatives(K, [Control(c)], [Constant(1.0)])
+
+
 @pytest.mark.parallel([1, 2, 3])
 def test_a_function_on_the_real_space_is_the_same_on_all_ranks():
     """Into a Real space and from one into a field: gradients that do not depend on ranks."""
@@ -193,13 +239,13 @@ def test_inputs_and_outputs_of_other_kinds_are_refused(V):
     net, f, W = Cube(), Function(V), V * V
     vector = Function(VectorFunctionSpace(V.mesh(), "CG", 1), name="flow")
     for message, arguments, into in [
-        ("an input is a float, wanted a Function, a Constant or a tensor", [1.0], V),
+        ("an input is a float, wanted a Function, a Constant, a recorded number", [1.0], V),
         ("the input w is in a mixed space.*a Function for each part", [Function(W, name="w")], V),
         (r"the input view\[0\]\(flow\) is a component of a vector field", [vector.sub(0)], V),
         ("the output is in a mixed space", [f], W),
         ("the output is a component of a vector field", [f], vector.function_space().sub(0)),
-        ("into is a float, wanted a function space or a Constant", [f], 1.0),
-        ("into is a Function, wanted a function space or a Constant", [f], f),
+        ("into is a float, wanted a function space, a Constant or the type", [f], 1.0),
+        ("into is a Function, wanted a function space, a Constant or the type", [f], f),
         ("into is a FiredrakeDualSpace, wanted a function space", [f], V.dual()),
     ]:
         with pytest.raises(TypeError, match=message):
@@ -220,6 +266,8 @@ def test_results_of_other_kinds_are_refused(V):
         femnn.apply(Sum(), f, into=V)
     with pytest.raises(ValueError, match=r"returned shape \(\), wanted \(2,\), the Constant's"):
         femnn.apply(Sum(), f, into=Constant([0.0, 0.0]))
+    with pytest.raises(ValueError, match=r"returned shape \(16,\), wanted \(\), a number's"):
+        femnn.apply(Cube(), f, into=float)
 
 
 @pytest.mark.parallel([2, 3])
