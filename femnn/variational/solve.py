@@ -10,12 +10,11 @@ import firedrake as fd
 import ufl
 from pyadjoint.tape import annotate_tape, stop_annotating
 
+from femnn.fields.boundary import value_of
 from femnn.fields.copies import dependencies_of
 from femnn.variational.block import Solves
 from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.solver import solve_and_record
-
-NUMBERS = (ufl.constantvalue.Zero, ufl.constantvalue.ScalarValue)
 
 # Kept as long as a block on a tape uses it.
 _kept: weakref.WeakValueDictionary[Hashable, Solves] = weakref.WeakValueDictionary()
@@ -53,8 +52,6 @@ def solve(
 
     Raises
     ------
-    TypeError
-        If the equation is neither ``F == 0`` nor ``a == L``.
     firedrake.ConvergenceError
         If the solve fails; ``u`` then keeps its value.
     TypeError
@@ -114,11 +111,12 @@ def _key(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -
 
 
 def _conditions(bcs: list) -> tuple[Hashable, ...]:
-    """Conditions that hold numbers now are told apart by these, others by the object."""
-    held = [getattr(bc, "_function_arg", None) for bc in bcs]
+    """What tells conditions apart: where they hold, and what they say now."""
     return tuple(
-        (bc.function_space(), bc.sub_domain, str(value)) if isinstance(value, NUMBERS) else id(bc)
-        for bc, value in zip(bcs, held, strict=True)
+        (bc.function_space(), _frozen(bc.sub_domain), value_of(bc))
+        if isinstance(bc, fd.DirichletBC)
+        else id(bc)
+        for bc in bcs
     )
 
 

@@ -221,7 +221,7 @@ def loop(V, kept, linear=False, value=0.0):
     J, solver = 0, None
     for _ in range(4):
         F = (trial - un) / dt * v * dx + kappa * inner(grad(trial), grad(v)) * dx - 10 * v * dx
-        bc = DirichletBC(V, value, "on_boundary")
+        bc = DirichletBC(V, value * (1 + x), "on_boundary")
         if kept and linear:
             problem = femnn.NeuralVariationalProblem.linear(lhs(F), rhs(F), u, bc)
         elif kept:
@@ -239,11 +239,12 @@ def loop(V, kept, linear=False, value=0.0):
     return Jhat, kappa, solves
 
 
+@pytest.mark.parametrize("value", [0, 0.1], ids=["zero", "expression"])
 @pytest.mark.parametrize("linear", [False, True], ids=["F == 0", "a == L"])
-def test_solve_in_a_loop_keeps_one_solver(V, linear):
-    kept, kappa, _ = loop(V, kept=True, linear=linear)
+def test_solve_in_a_loop_keeps_one_solver(V, linear, value):
+    kept, kappa, _ = loop(V, True, linear, value)
     expected = values_and_gradients(kept, kappa)
-    Jhat, kappa, solves = loop(V, kept=False, linear=linear)
+    Jhat, kappa, solves = loop(V, False, linear, value)
     assert len(solves) == 1
     check_same(values_and_gradients(Jhat, kappa), expected, 1e-12)
 
