@@ -98,6 +98,7 @@ class OnMeshes(Block):
 
     def recompute(self, markings: bool = False) -> None:
         """As pyadjoint's, on the recorded meshes."""
+        self._check(bv.is_control for bv in self._free_nodes())
         with self._recorded_meshes():
             super().recompute(markings)
 
@@ -135,8 +136,8 @@ class OnMeshes(Block):
     def _check(self, flags: Iterable[bool]) -> None:
         if any(flags):
             raise NotImplementedError(
-                f"{self}: a derivative with respect to the coordinates of a mesh was asked for, "
-                "which femnn does not take. For functionals without networks use "
+                f"{self}: the coordinates of a mesh are a control, or a derivative with respect to "
+                "them was asked for, which femnn does not take. For functionals without networks use "
                 "firedrake.assemble, for equations without networks firedrake.solve, which do."
             )
 
