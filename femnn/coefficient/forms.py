@@ -51,6 +51,13 @@ def prepared(form: Any, parameters: Mapping | None = None) -> Any:
             prepared(c, parameters) if isinstance(c, ufl.Form) else c for c in form.components()
         ]
         return ufl.FormSum(*zip(parts, form.weights(), strict=True))
+    key = ("femnn", (parameters or {}).get("quadrature_degree"))
+    if key not in form._cache:  # UFL's place for what others carry with a form
+        form._cache[key] = _prepared(form, parameters)
+    return form._cache[key]
+
+
+def _prepared(form: ufl.Form, parameters: Mapping | None) -> ufl.Form:
     if neural_coefficients(form):
         form = with_sides(with_gradients(with_derivatives(form)))
     return with_degrees(form, parameters)
