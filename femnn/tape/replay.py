@@ -7,7 +7,7 @@ action costs no more memory than a gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ class Replay:
         self._garbage = Garbage()
         self._ready = False
         self._tangent = False
-        self._second = False
+        self._of_block: Callable[..., None] = _first_order
         self._markings = False
         tape.latest_checkpoint = -1  # only what a block uses is saved, when it is used
         tape.get_blocks().append_step()
@@ -106,7 +106,7 @@ class Replay:
         seeds = {v: v.adj_value for v in self._everything() if v.adj_value is not None}
         if not self._ready:
             self._forward(tangent=False)
-        self._backward(second=False)
+        self._backward(_first_order)
         for variable, value in seeds.items():
             if not self._is_input(variable):
                 variable.adj_value = value  # second derivatives start from it
@@ -131,9 +131,24 @@ class Replay:
         for variable in known:
             if self._is_input(variable):
                 variable.adj_value = None  # the adjoint runs again and would add to it
-        self._backward(second=True)
+        self._backward(_second_order)
         for variable, value in known.items():
             variable.adj_value = value
+
+    def evaluate_second_order(self, of_block: Callable[..., None], markings: bool) -> None:
+        """Run something else than the Hessian backwards, along the direction that was run last.
+
+        Parameters
+        ----------
+        of_block
+            Called as ``of_block(block, markings=markings)`` for each block, the last first.
+        markings
+            As for pyadjoint's sweeps.
+        """
+        self._markings = markings
+        if not (self._ready and self._tangent):
+            self._forward(tangent=True)
+        self._backward(of_block)
 
     def forget(self) -> None:
         """Note that the values on the tape are not those of the controls."""
@@ -145,12 +160,12 @@ class Replay:
     def _forward(self, tangent: bool) -> None:
         self.forget()
         self._analyse()
-        self._tangent, self._second = tangent, False
+        self._tangent = tangent
         self._run(self._actions[0])
         self._ready = True
 
-    def _backward(self, second: bool) -> None:
-        self._second = second
+    def _backward(self, of_block: Callable[..., None]) -> None:
+        self._of_block = of_block
         actions = self._actions[1]
         if not actions:
             raise RuntimeError(
@@ -212,9 +227,7 @@ class Replay:
     def _reverse(self, n: int, clear: bool) -> None:
         for block in reversed(self._steps[n]):
             self._check(block)
-            block.evaluate_adj(markings=self._markings)
-            if self._second:
-                block.evaluate_hessian(markings=self._markings)
+            self._of_block(block, markings=self._markings)
         for block in self._steps[n]:
             block.reset_adjoint_state()
             for variable in block.get_outputs():
@@ -302,6 +315,15 @@ class Replay:
                 self._actions = all_actions(self._schedule, len(self._steps))
             self._live = live_variables(self._steps)
             self._n_analysed = size
+
+
+def _first_order(block: Any, markings: bool) -> None:
+    block.evaluate_adj(markings=markings)
+
+
+def _second_order(block: Any, markings: bool) -> None:
+    block.evaluate_adj(markings=markings)
+    block.evaluate_hessian(markings=markings)
 
 
 def _present(variable: Any) -> Any:

@@ -168,7 +168,8 @@ class SolveBlock(OnMeshes):
         state.raise_failures()
 
     def _check_adjoint(self) -> None:
-        if self._adjoint_at is None or self._adjoint_at() is not self._output.checkpoint:
+        known = None if self.adj_state is None or self._adjoint_at is None else self._adjoint_at()
+        if known is None or known is not self._output.checkpoint:
             raise RuntimeError(
                 "hessian() was called, but not derivative() since the functional was evaluated "
                 "last: the action of the Hessian needs the adjoint at the same controls. Call "
