@@ -24,8 +24,8 @@ def apply(net: nn.Module, *inputs: Any, into: Any) -> Any:
         A module that is called as ``net(*tensors)``; its value must depend on nothing else.
     *inputs
         Functions, Constants and recorded numbers, which become tensors and have gradients, or
-        tensors, which are data.  A Function's tensor is rank-local: the values of the degrees of freedom
-        that the rank owns, shape ``(n_owned, ...)``.
+        tensors, which are data.  A Function's tensor is rank-local: the values of the degrees of
+        freedom that the rank owns, shape ``(n_owned, ...)``.
     into
         What the output is: a function space (the module returns the rank-local values, in
         the shape of ``Function(into).dat.data_ro``), or a Constant, whose shape is taken

@@ -43,15 +43,22 @@ def gauss_newton_product(J: AdjFloat, controls: Any, direction: Any, tape: Tape)
     compute_tlm(J, controls, direction, tape)
     tape.reset_variables(("adjoint", "hessian"))
     node.adj_value, node.hessian_value = 1.0, 0.0
-    with stop_annotating(), tape.marked_control_dependents(controls):
-        with tape.marked_functional_dependencies(J):
-            manager = tape._checkpoint_manager
-            if isinstance(manager, Replay):
-                manager.evaluate_second_order(gauss_newton, markings=True)
-            else:
-                for block in reversed(tape.get_blocks()):
-                    gauss_newton(block, markings=True)
+    with (
+        stop_annotating(),
+        tape.marked_control_dependents(controls),
+        tape.marked_functional_dependencies(J),
+    ):
+        _backwards(tape)
     return controls.delist([control.get_hessian() for control in controls])
+
+
+def _backwards(tape: Tape) -> None:
+    manager = tape._checkpoint_manager
+    if isinstance(manager, Replay):
+        manager.evaluate_second_order(gauss_newton, markings=True)
+        return
+    for block in reversed(tape.get_blocks()):
+        gauss_newton(block, markings=True)
 
 
 def gauss_newton(block: Block, markings: bool) -> None:

@@ -137,8 +137,8 @@ class OnMeshes(Block):
         if any(flags):
             raise NotImplementedError(
                 f"{self}: the coordinates of a mesh are a control, or a derivative with respect to "
-                "them was asked for, which femnn does not take. For functionals without networks use "
-                "firedrake.assemble, for equations without networks firedrake.solve, which do."
+                "them was asked for, which femnn does not take. For functionals without networks "
+                "use firedrake.assemble, for equations without networks firedrake.solve, which do."
             )
 
     @contextmanager

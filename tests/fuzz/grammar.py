@@ -62,6 +62,7 @@ class Problem:
     linear: bool
     goal: str
     steps: int
+    theta: bool
     driven: bool
     form: str
     call: str
@@ -92,6 +93,7 @@ def draw(seed: int) -> Problem:
         "cubic": not linear and rng.random() < 0.5,
         "linear": linear,
         "goal": _draw_goal(rng, laws),
+        "theta": steps > 0 and not linear and rng.random() < 0.4,
     }
     return _with_numbers(Random(f"numbers {seed}"), seed, nets, steps, structure)
 
@@ -109,6 +111,8 @@ def _with_numbers(
     weights = [f"w{i}" for i in sorted({law.net for law in laws})]
     controls = rng.sample(weights, rng.randint(1, len(weights)))
     controls += rng.sample(known, rng.randint(0, 2))
+    # Firedrake's own recorded interpolation has no second derivatives.
+    second = all(law.term != "initial" for law in laws)
     direct = "direct" if structure["space"] in ("RTxDG0", "CG2xCG1") else None
     return Problem(
         seed=seed,
@@ -120,7 +124,7 @@ def _with_numbers(
         options=direct or rng.choice(("direct", "direct", "krylov", "matfree", "bt")),
         warm_start=rng.random() < 0.7,
         controls=tuple(controls),
-        actions=_draw_actions(rng),
+        actions=_draw_actions(rng, ["hessian"] if second else []),
         numbers=rng.randint(0, 999),
         **structure,
     )
@@ -205,12 +209,13 @@ def _draw_goal(rng: Random, laws: tuple[Law, ...]) -> str:
     return rng.choice(["plain", "power", *usable])
 
 
-def _draw_actions(rng: Random) -> tuple[str, ...]:
+def _draw_actions(rng: Random, further: list[str]) -> tuple[str, ...]:
     """What is done: moves, recordings, evaluations and derivatives, in this order."""
     moves = list(MOVES)
     first = [move for move in moves if "case" not in MOVES[move]]
     actions = [*rng.sample(first, rng.choice((0, 0, 1))), "record"]
     for _ in range(rng.choice((1, 2, 3))):
         actions += rng.sample(moves, rng.choice((0, 1, 2)))
-        actions.append(rng.choice(("derivative", "away", "away", "here", "record", "tangent")))
+        found = ("derivative", "away", "away", "here", "record", "tangent", *further)
+        actions.append(rng.choice(found))
     return (*actions, *rng.sample(moves, rng.choice((0, 1))), "derivative")

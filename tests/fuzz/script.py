@@ -20,6 +20,7 @@ ACTIONS = {
     "record": "case.record()",
     "derivative": "case.derivative()",
     "tangent": "case.tangent()",
+    "hessian": "case.hessian()",
     "here": "case.here_again()",
     "away": "case.away(0.2)",
 }
@@ -114,7 +115,7 @@ def _law(i: int, law: Law) -> str:
 
 def _solver(p: Problem) -> str:
     sides, warm = "F == 0", "" if p.warm_start else ", warm_start=False"
-    text = '    F = equation(mine, k, at, lambda law: law("+"))\n'
+    text = '    F = equation(mine, k, at, lambda law: law("+"))\n' + _middle(p, "    F", "mine")
     make = "femnn.NeuralVariationalProblem(F, mine.u, bcs)"
     if p.form == "a == L":
         sides, make = "a == L", "femnn.NeuralVariationalProblem.linear(a, L, mine.u, bcs)"
@@ -133,6 +134,12 @@ def _solver(p: Problem) -> str:
     )
 
 
+def _middle(p: Problem, form: str, side: str) -> str:
+    """The residual at the middle of the step."""
+    middle = f"{{{side}.u: 0.5 * {side}.u + 0.5 * {side}.un}}"
+    return f"{form} = replace({form.strip()}, {middle})\n" if p.theta else ""
+
+
 def _oracle(p: Problem) -> str:
     at = ", ".join(
         "None" if law.measure == "nodes" else f"{law.measure}(degree=k[{i}].degree)"
@@ -146,6 +153,7 @@ def _oracle(p: Problem) -> str:
     places = "".join(
         f"nodal[{i}], k_[{i}] = k_[{i}], Function({space})\n" for i, space in nodes.items()
     )
+    middle = _middle(p, "F_", "other")
     return f"""
 other = fields()
 w = [Constant(values(weight)) for weight in weights]
@@ -155,7 +163,7 @@ o_ = operands(other)
 k_ = [{laws}]
 nodal = {{}}
 {places}F_ = equation(other, k_, at_, lambda law: law)
-problem_ = NonlinearVariationalProblem(F_, other.u, conditions(other, k_))
+{middle}problem_ = NonlinearVariationalProblem(F_, other.u, conditions(other, k_))
 solver_ = NonlinearVariationalSolver(problem_, solver_parameters={{**NEWTON, **DIRECT}})
 
 

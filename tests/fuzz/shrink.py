@@ -17,6 +17,7 @@ PLAIN = {
     "form": "F",
     "call": "solve",
     "options": "direct",
+    "theta": False,
     "warm_start": True,
     "where": "1",
 }

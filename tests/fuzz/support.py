@@ -12,7 +12,8 @@ import femnn
 
 DIRECT = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
 NEWTON = {"snes_rtol": 1e-12, "snes_atol": 1e-13, "snes_max_it": 30, "mat_type": "aij"}
-STEP = 3e-3
+STEP = 3e-3  # of first differences
+BEND = 5e-2  # of second ones
 
 
 class Disagreement(Exception):
@@ -224,6 +225,26 @@ class Case:
         """The tangent-linear model's."""
         found = self.Jhat.tlm([like(o, d) for o, d in zip(self.controls, self.ways, strict=True)])
         self.check_slope(f"tangent {self.names}", float(found))
+
+    def hessian(self):
+        """The second derivative along the direction, against the oracle's second difference."""
+        self.Jhat.derivative()
+        ways = [like(o, d) for o, d in zip(self.controls, self.ways, strict=True)]
+        products = self.Jhat.hessian(ways)
+        found = sum(float(d._ad_dot(g)) for d, g in zip(ways, products, strict=True))
+        wide, narrow = (self.second_difference(factor * BEND) for factor in (1, 0.5))
+        wanted = (4 * narrow - wide) / 3
+        compare(f"hessian {self.names}", found, wanted, 2e-3, 1e-4 * self.size)
+
+    def second_difference(self, step):
+        """The oracle's."""
+        ends = [
+            [p + sign * step * d for p, d in zip(self.point, self.ways, strict=True)]
+            for sign in (1, 0, -1)
+        ]
+        above, here, below = map(self.value, ends)
+        self.hold(self.point)
+        return (above - 2 * here + below) / step**2
 
     def check_slope(self, what, found):
         """Compare with central differences of the oracle, extrapolated where these do not do."""

@@ -11,7 +11,7 @@ from tests.fuzz.grammar import SHARING, draw
 from tests.fuzz.script import alone
 from tests.fuzz.shrink import shrink
 
-STRUCTURES = 11
+STRUCTURES = 12
 SEEDS = [SHARING * i + j for i in range(STRUCTURES) for j in range(5)]
 
 
