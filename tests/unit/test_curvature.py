@@ -13,7 +13,7 @@ TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
 
 
 def diffusion(V):
-    """A nonlinear diffusion with a reaction: the solver, its unknown and last state, law, source."""
+    """A nonlinear diffusion: the solver, its unknown, its last state, law and source."""
     u, un, v = Function(V, name="u"), Function(V, name="un"), TestFunction(V)
     f = Function(V, name="f").interpolate(5 * SpatialCoordinate(V.mesh())[0])
     kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus", seed=1), u)
