@@ -122,3 +122,45 @@ def on_rank_zero(comm: MPI.Comm, function: Any, *args: Any) -> Any:
     if error is not None:
         raise error
     return result
+
+
+class Pieces:
+    """An array of which each rank holds a piece, one after the other in the ranks' order.
+
+    Collective.
+
+    Parameters
+    ----------
+    comm
+        The ranks.
+    length
+        Length of this rank's piece.
+    """
+
+    def __init__(self, comm: MPI.Comm, length: int):
+        self._comm = comm
+        self._lengths = [length] if comm.size == 1 else comm.allgather(length)
+        start = sum(self._lengths[: comm.rank])
+        self._own = slice(start, start + length)
+
+    def __len__(self) -> int:
+        return sum(self._lengths)
+
+    def gather(self, own: np.ndarray) -> np.ndarray:
+        """The whole array, the same on every rank.  Collective.
+
+        Parameters
+        ----------
+        own
+            This rank's piece, of one dimension and the same dtype everywhere.
+        """
+        own = np.ascontiguousarray(own)
+        if self._comm.size == 1:
+            return own.copy()
+        whole = np.empty(len(self), dtype=own.dtype)
+        self._comm.Allgatherv(own, [whole, self._lengths])
+        return whole
+
+    def own(self, whole: np.ndarray) -> np.ndarray:
+        """A view of this rank's piece of the whole array."""
+        return whole[self._own]

@@ -96,6 +96,11 @@ class OnMeshes(Block):
             if is_moved_by_the_tape(mesh):
                 self.add_dependency(mesh)
 
+    @property
+    def meshes(self) -> list[Any]:
+        """The meshes."""
+        return list(self._meshes)
+
     def recompute(self, markings: bool = False) -> None:
         """As pyadjoint's, on the recorded meshes."""
         self._check(bv.is_control for bv in self._free_nodes())

@@ -9,11 +9,12 @@ import firedrake as fd
 from mpi4py import MPI
 from pyadjoint import OverloadedType, Tape
 
+from femnn.tape.meshes import OnMeshes
 from femnn.tape.weights import Weights
 
 
 def values_behind(functional: Any, tape: Tape | None) -> Iterator[Any]:
-    """What the blocks that compute the functional depend on, the last first."""
+    """What the blocks that compute the functional depend on, the last first; meshes too."""
     if tape is None or not isinstance(functional, OverloadedType):
         return
     needed = {functional.block_variable}
@@ -22,6 +23,8 @@ def values_behind(functional: Any, tape: Tape | None) -> Iterator[Any]:
             for dependency in block.get_dependencies():
                 needed.add(dependency)
                 yield dependency.output
+            if isinstance(block, OnMeshes):
+                yield from block.meshes
 
 
 def is_computed_on(functional: OverloadedType, tape: Tape) -> bool:
@@ -31,10 +34,10 @@ def is_computed_on(functional: OverloadedType, tape: Tape) -> bool:
 
 
 def largest_comm(values: Iterable[Any]) -> MPI.Comm | None:
-    """The communicator of the most ranks among those of weights and fields."""
+    """The communicator of the most ranks among those of weights, fields and meshes."""
     comms = (
-        v.comm if isinstance(v, Weights) else v.function_space().comm
+        v.function_space().comm if isinstance(v, (fd.Function, fd.Cofunction)) else v.comm
         for v in values
-        if isinstance(v, (Weights, fd.Function, fd.Cofunction))
+        if isinstance(v, (Weights, fd.Function, fd.Cofunction, fd.MeshGeometry))
     )
     return max(comms, key=lambda comm: comm.size, default=None)

@@ -9,96 +9,153 @@ from mpi4py import MPI
 from pyadjoint.enlisting import Enlist
 from torch import nn
 
+from femnn.parallel import same_on_ranks
 from femnn.tape.model import largest_comm, values_behind
 from femnn.tape.weights import Weights
+from femnn.training.bounds import Bounds, bounds_of
+from femnn.training.kinds import Kind, kind_of
+from femnn.training.metrics import Joined
 
 
 class ControlVector:
     """The controls of a reduced functional, joined into one vector, the same on every rank.
 
-    Optimisers work on such vectors; this class alone knows what kinds of controls there are.
+    Optimisers work on such vectors; only :mod:`femnn.training.kinds` knows what kinds of controls
+    there are.  Collective.
 
     Parameters
     ----------
     Jhat
         The reduced functional.
+    bounds
+        Of the controls, as :func:`femnn.fit` takes them.
 
     Attributes
     ----------
-    controls : list of Weights
-        The controls, in the functional's order.
     comm : mpi4py.MPI.Comm
         The ranks on which the vector is the same.
+    metric : Joined
+        The controls' inner product.
+    bounds : Bounds or None
+        Their bounds.
+    are_weights : bool
+        Whether all of them are weights of networks.
 
     Raises
     ------
     TypeError
-        If a control is not a ``Weights``.
+        If a control is of no known kind, or its inner product is not known.
     ValueError
-        If two controls share a part of their parameters, or there is nothing to train.
+        If a control is given twice, two share a part of their parameters, there is nothing to
+        train, or for bounds that mean nothing.
     """
 
-    def __init__(self, Jhat: Any):
-        self.controls = [c.control for c in Enlist(Jhat.controls)]
-        for control in self.controls:
-            if not isinstance(control, Weights):
-                raise TypeError(
-                    f"fit: a control is a {type(control).__name__}, wanted Weights (for example "
-                    "Control(kappa.weights)). For fields use pyadjoint's minimize."
-                )
-        self._check_parameters()
-        self._ends = np.cumsum([len(c) for c in self.controls])
+    def __init__(self, Jhat: Any, bounds: Any = None):
+        controls = list(Enlist(Jhat.controls))
+        objects = [c.control for c in controls]
         behind = list(values_behind(getattr(Jhat, "functional", None), getattr(Jhat, "tape", None)))
         # Weights of a network that makes numbers only do not know the ranks of the model.
-        self.comm: MPI.Comm = largest_comm([*self.controls, *behind]) or MPI.COMM_SELF
+        self.comm: MPI.Comm = largest_comm([*objects, *behind]) or MPI.COMM_SELF
+        self._weights = [c for c in objects if isinstance(c, Weights)]
+        self.are_weights = len(self._weights) == len(objects)
+        self._check_parameters()
+        self._kinds: list[Kind] = [kind_of(c) for c in controls]
+        self._check_once()
+        self._ends = np.cumsum([len(kind) for kind in self._kinds])
+        self.metric = Joined([kind.metric for kind in self._kinds], self._ends)
+        self.bounds: Bounds | None = None
+        if bounds is not None:
+            self.bounds = bounds_of(self._kinds, bounds, self.comm)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @property
+    def what(self) -> str:
+        """What they are, for messages."""
+        return "weights" if self.are_weights else "controls"
+
     def read(self) -> np.ndarray:
-        """The present values, shape ``(len(self),)``.  Collective.
+        """The values at first, shape ``(len(self),)``.  Collective.
+
+        Those of the user's objects; of one that has become another node of the tape since, as a
+        state in a time loop does, those of the control's own node.
 
         Raises
         ------
         RuntimeError
             If they differ between ranks.
         ValueError
-            If one is not finite.
+            If one is not finite, or outside the bounds.
         """
-        for control in self.controls:
-            control.check_ranks(self.comm)
-            control.check(control.vector)
-        return self.present()
+        pieces = [kind.read(self.comm) for kind in self._kinds]
+        for kind, piece in zip(self._kinds, pieces, strict=True):
+            if not same_on_ranks(self.comm, piece.tobytes()):
+                raise RuntimeError(
+                    f"fit: the values of the control {kind.name} differ between ranks: all must "
+                    "start from the same. Assign the same on every rank."
+                )
+            if not np.isfinite(piece).all():
+                raise ValueError(
+                    f"fit: {int((~np.isfinite(piece)).sum())} of the {len(piece)} values of the "
+                    f"control {kind.name} are NaN or infinite: assign finite ones before."
+                )
+        self._check_inside(pieces)
+        return np.concatenate(pieces)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The networks' trainable parameters."""
-        return [p for control in self.controls for p in control.parameters]
+        return [p for weights in self._weights for p in weights.parameters]
 
     def present(self) -> np.ndarray:
-        """The present values, unchecked, shape ``(len(self),)``."""
-        return np.concatenate([c.vector for c in self.controls])
+        """The networks' weights as they are, shape ``(n_weights,)``."""
+        return np.concatenate([w.vector for w in self._weights])
 
     def set_gradient(self, gradient: np.ndarray) -> None:
-        """Give a gradient, shape ``(len(self),)``, to the networks' parameters as torch's."""
-        for control, piece in zip(self.controls, self._split(gradient), strict=True):
-            for parameter, part in zip(control.parameters, control.split(piece), strict=True):
+        """Give a gradient, shape ``(n_weights,)``, to the networks' parameters as torch's."""
+        ends = np.cumsum([len(w) for w in self._weights])[:-1]
+        for weights, piece in zip(self._weights, np.split(gradient, ends), strict=True):
+            for parameter, part in zip(weights.parameters, weights.split(piece), strict=True):
                 parameter.grad = part
 
     def write(self, vector: np.ndarray) -> None:
-        """Give the controls these values."""
-        for control, piece in zip(self.controls, self._split(vector), strict=True):
-            control.assign(piece)
+        """Give the user's networks, Functions and Constants these values.  Collective."""
+        for kind, piece in zip(self._kinds, self._split(vector), strict=True):
+            kind.write(piece)
+
+    def weights_of(self, vector: np.ndarray) -> np.ndarray:
+        """A copy of the part that the networks have, shape ``(n_weights,)``."""
+        pieces = zip(self._kinds, self._split(vector), strict=True)
+        own = [piece for kind, piece in pieces if isinstance(kind.object, Weights)]
+        return np.concatenate(own) if own else np.empty(0)
+
+    def objects(self, vector: np.ndarray) -> list[Any]:
+        """New objects of the controls' kinds with these values.  Collective."""
+        pieces = zip(self._kinds, self._split(vector), strict=True)
+        return [kind.value(piece) for kind, piece in pieces]
 
     def values(self, vector: np.ndarray) -> Any:
         """What the reduced functional is called with, to be evaluated at ``vector``."""
-        pairs = zip(self.controls, self._split(vector), strict=True)
-        values = [control.like(piece) for control, piece in pairs]
+        values = self.objects(vector)
         return values if len(values) > 1 else values[0]
 
     def flat(self, derivatives: Any) -> np.ndarray:
-        """What the reduced functional's ``derivative()`` returns, as a vector."""
-        return np.concatenate([d.vector for d in Enlist(derivatives)])
+        """What the reduced functional's ``derivative()`` returns, as a vector.  Collective."""
+        pairs = zip(self._kinds, Enlist(derivatives), strict=True)
+        return np.concatenate([kind.flat(derivative) for kind, derivative in pairs])
+
+    def size_of_gradient(self, vector: np.ndarray, gradient: np.ndarray) -> tuple[float, float]:
+        """Norm and largest entry of the gradient's Riesz representer; see :class:`Step`.
+
+        Where bounds hold entries back, without them.
+        """
+        free = gradient if self.bounds is None else self.bounds.free(vector, gradient)
+        if self.metric.is_euclids:
+            return float(np.linalg.norm(free)), float(np.abs(free).max(initial=0.0))
+        representer = self.metric.representer(free)
+        norm = np.sqrt(max(0.0, free @ representer))
+        return float(norm), float(np.abs(representer).max(initial=0.0))
 
     def _split(self, vector: np.ndarray) -> list[np.ndarray]:
         return np.split(vector, self._ends[:-1])
@@ -110,10 +167,34 @@ class ControlVector:
                 "fit: two controls share some of their parameters, but not all: each would get a "
                 "part of the gradient. Put the networks into one torch module."
             )
-        if not owned:
-            names = ", ".join(c.name for c in self.controls)
+        if not owned and self.are_weights:
+            names = ", ".join(w.name for w in self._weights)
             raise ValueError(
                 f"fit: the controls ({names}) have no trainable parameters: wanted at least one. "
                 "Take a network with parameters, and call requires_grad_(True) on those that "
                 "are frozen before its coefficient is made."
             )
+
+    def _check_once(self) -> None:
+        known: set[int] = set()
+        for kind in self._kinds:
+            if id(kind.object) in known:
+                raise ValueError(
+                    f"fit: {kind.name} is a control twice: it can end with one value only. Name it "
+                    "once, or give the model a second object."
+                )
+            known.add(id(kind.object))
+
+    def _check_inside(self, pieces: list[np.ndarray]) -> None:
+        if self.bounds is None:
+            return
+        lower, upper = self._split(self.bounds.lower), self._split(self.bounds.upper)
+        for kind, x, low, high in zip(self._kinds, pieces, lower, upper, strict=True):
+            outside = (x < low) | (x > high)
+            if outside.any():
+                i = int(outside.argmax())
+                raise ValueError(
+                    f"fit: {int(outside.sum())} of the {len(x)} values of {kind.name} are outside "
+                    f"their bounds at first, such as {x[i]:g} outside [{low[i]:g}, {high[i]:g}]: "
+                    "assign values inside them, or widen the bounds."
+                )

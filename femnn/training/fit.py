@@ -24,6 +24,7 @@ def fit(
     gtol: float = 1e-10,
     ftol: float = 0.0,
     target: float | None = None,
+    bounds: Any = None,
     learning_rate: float | None = None,
     options: Mapping[str, Any] | None = None,
     callback: Callable[[Step, np.ndarray], Any] | None = None,
@@ -104,6 +105,6 @@ def fit(
         maxiter, gtol, ftol, target, learning_rate, {} if options is None else options
     )
     name = method if isinstance(method, str) else type(method).__name__
-    optimiser.check_settings(name, settings)
-    with stop_annotating(), Run(Jhat, settings, callback, progress) as run:
+    optimiser.check_settings(name, settings, bounds)
+    with stop_annotating(), Run(Jhat, settings, callback, progress, bounds) as run:
         return run.minimise(optimiser)

@@ -17,7 +17,9 @@ class Step:
     iteration, evaluations
         Iterations and evaluations so far.
     loss, gradient_norm
-        The loss and the l2 norm of its gradient.
+        The loss and the norm of its gradient: the l2 norm, of fields that of the gradient's
+        Riesz representer in the field's inner product. Where bounds hold values back, their
+        entries count as zero.
     seconds
         Wall-clock time so far.
     """

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import numpy as np
 import scipy.optimize
 
-from femnn.training.result import Outcome, Stop
+from femnn.training.coordinates import Coordinates
+from femnn.training.result import Outcome
 from femnn.training.run import Optimiser, Run
 from femnn.training.settings import check_whole
-
-# A loss that is lower by less than this, relative to it, is not lower: warm starts alone move it.
-ROUNDING = 1e-10
 
 OPTIONS = ("maxcor", "maxfun", "maxls")
 
 
 def minimise(run: Run) -> Outcome:
     """Run L-BFGS-B, again from the best point where a rejected step has ended it."""
-    while True:
-        best, rejected = run.loss.best, run.loss.rejected
-        outcome = scipy.optimize.minimize(
-            run,
-            best.vector,
-            jac=True,
-            method="L-BFGS-B",
-            callback=lambda vector: _accept(run, vector),
-            options=_options(run),
-        )
-        ended = _why(run, str(outcome.message))
-        if ended is not None:
-            return ended
-        # A rejected step can end a line search early: go on from the best point, afresh.
-        fell = best.loss - run.loss.best.loss > ROUNDING * abs(best.loss)
-        if run.loss.rejected == rejected or not fell:
-            return Outcome("no progress", "The line search found no lower loss.")
+    return run.restarted(partial(_attempt, run, Coordinates(run)))
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -45,19 +27,25 @@ def check(options: Mapping[str, Any]) -> None:
         check_whole(f"options[{name!r}]", value, least=1)
 
 
-def _accept(run: Run, vector: np.ndarray) -> None:
-    """Report an iteration, and stop where the loss hardly falls."""
-    ftol, before = run.settings.ftol, run.history[-1].loss
-    run.accept(vector)
-    if ftol > 0 and before - run.loss.last.loss <= ftol * abs(before):
-        raise Stop("converged", f"Converged: the loss fell by less than {ftol} of itself.")
+def _attempt(run: Run, coordinates: Coordinates) -> Outcome | None:
+    bounds = coordinates.bounds
+    outcome = scipy.optimize.minimize(
+        coordinates,
+        coordinates.best(),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=None if bounds is None else scipy.optimize.Bounds(bounds.lower, bounds.upper),
+        callback=coordinates.accept,
+        options=_options(run),
+    )
+    return _why(run, str(outcome.message))
 
 
 def _options(run: Run) -> dict:
     return {
         "maxiter": run.left,
         "maxfun": max(1, 10 * run.settings.maxiter - run.loss.evaluations),
-        "gtol": run.settings.gtol,
+        "gtol": 0.0,  # tested by the run, in the controls' own units
         "ftol": 0.0,  # SciPy's is a fraction of max(loss, 1), whatever the loss's unit
         "maxcor": 20,
         **run.settings.options,
@@ -71,8 +59,8 @@ def _why(run: Run, message: str) -> Outcome | None:
     if "EVALUATIONS" in message:
         return Outcome("evaluations", f"Stopped after {run.loss.evaluations} evaluations.")
     if "PROJECTED GRADIENT" in message:
-        return run.small_gradient()
+        return run.small_gradient().outcome
     return None
 
 
-LBFGS = Optimiser(minimise, uses=("ftol",), options=OPTIONS, check=check)
+LBFGS = Optimiser(minimise, uses=("ftol",), options=OPTIONS, check=check, takes_bounds=True)

@@ -23,19 +23,19 @@ class Point:
     Attributes
     ----------
     vector, gradient
-        Shape ``(n_weights,)``, the same on every rank.
+        Shape ``(n,)`` with one entry for each of the controls' numbers, the same on every rank.
     loss
         The loss, the same on every rank.
+    gradient_norm, largest_entry
+        Of the gradient that bounds leave free; see
+        :meth:`~femnn.training.controls.ControlVector.size_of_gradient`.
     """
 
     vector: np.ndarray
     loss: float
     gradient: np.ndarray
-
-    @property
-    def gradient_norm(self) -> float:
-        """The gradient's l2 norm."""
-        return float(np.linalg.norm(self.gradient))
+    gradient_norm: float
+    largest_entry: float
 
 
 class Loss:
@@ -50,6 +50,8 @@ class Loss:
         The reduced functional.
     on_rejection
         Called with the reason where an evaluation fails.
+    bounds
+        Of the controls, as :func:`femnn.fit` takes them.
 
     Attributes
     ----------
@@ -67,10 +69,12 @@ class Loss:
         controls cannot be trained.
     """
 
-    def __init__(self, Jhat: Any, on_rejection: Callable[[str], None] | None = None):
+    def __init__(
+        self, Jhat: Any, on_rejection: Callable[[str], None] | None = None, bounds: Any = None
+    ):
         check_functional(Jhat)
         self.Jhat = Jhat
-        self.controls = ControlVector(Jhat)
+        self.controls = ControlVector(Jhat, bounds)
         self.evaluations = self.rejected = 0
         self._comm = self.controls.comm
         self._on_rejection = on_rejection
@@ -98,7 +102,8 @@ class Loss:
         RuntimeError
             If the controls' values differ between ranks.
         ValueError
-            If the controls, the loss or its gradient are not finite, or the gradient is zero.
+            If the controls, the loss or its gradient are not finite, the gradient is zero, or
+            the controls are outside their bounds.
         firedrake.ConvergenceError
             If the forward solve fails.
         """
@@ -107,14 +112,16 @@ class Loss:
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             what = f"loss is {value}" if not np.isfinite(value) else "gradient is not finite"
             raise ValueError(
-                f"fit: at the initial weights the {what}. Look for NaN in the observations and "
-                "in the fields of the form, and for a network output that the form cannot take."
+                f"fit: at the initial {self.controls.what} the {what}. Look for NaN in the "
+                "observations and in the fields of the form, and for a network output that the "
+                "form cannot take."
             )
         if not gradient.any():
             raise ValueError(
-                "fit: the gradient at the initial weights is exactly zero: the functional does not "
-                "depend on the weights. Record the model while annotation is on, and make the "
-                "controls from the weights of the coefficients in it."
+                f"fit: the gradient at the initial {self.controls.what} is exactly zero: the "
+                f"functional does not depend on the {self.controls.what}. Record the model while "
+                "annotation is on, and make the controls from what is in it, such as the weights "
+                "of its coefficients."
             )
         self._note(vector, value, gradient)
         return self.last
@@ -125,14 +132,14 @@ class Loss:
         Parameters
         ----------
         vector
-            Shape ``(n_weights,)``.
+            Shape ``(n,)``.
 
         Returns
         -------
         value : float
             The loss.
         gradient : numpy.ndarray
-            Its gradient, shape ``(n_weights,)``.
+            Its gradient, shape ``(n,)``.
         """
         vector = vector_from_rank_zero(self._comm, vector)
         for known in (self.last, self.best):
@@ -164,8 +171,8 @@ class Loss:
             self._run(self.best.vector)
         except fd.ConvergenceError as error:
             warnings.warn(
-                "fit: the forward solve at the best weights, which had converged before, has "
-                f"failed ({str(error).strip().splitlines()[0]}). The networks have these weights; "
+                f"fit: the forward solve at the best {self.controls.what}, which had converged "
+                f"before, has failed ({str(error).strip().splitlines()[0]}). They are kept; "
                 "evaluate the reduced functional before you take its derivatives.",
                 stacklevel=2,
             )
@@ -194,7 +201,8 @@ class Loss:
         return getattr(getattr(self.Jhat, "tape", None), "recompute_count", None)
 
     def _note(self, vector: np.ndarray, value: float, gradient: np.ndarray) -> None:
-        self._last = Point(vector.copy(), value, gradient)
+        sizes = self.controls.size_of_gradient(vector, gradient)
+        self._last = Point(vector.copy(), value, gradient, *sizes)
         if self._best is None or value < self._best.loss:
             self._best = self._last
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,14 @@ class FitResult:
     ----------
     weights : numpy.ndarray
         The best weights, which the networks now have, shape ``(n_weights,)``; those of several
-        networks in the order of the controls.
+        networks in the order of the controls; empty where no control is a network's.
+    controls : list
+        The best values of all controls in their order, as new ``Weights``, Functions and
+        Constants, which the reduced functional takes.
     loss, initial_loss : float
-        The loss at the best and at the first weights.
+        The loss at the best and at the first values.
     gradient_norm : float
-        l2 norm of the gradient at the best weights.
+        Norm of the gradient at the best values, as in the history.
     iterations, evaluations, rejected : int
         Iterations; evaluations of value and gradient; evaluations whose forward solve failed.
     reason : str
@@ -52,6 +56,7 @@ class FitResult:
     """
 
     weights: np.ndarray
+    controls: list[Any] = field(repr=False)
     loss: float
     initial_loss: float
     gradient_norm: float

@@ -19,6 +19,9 @@ from femnn.training.settings import Settings
 
 Callback = Callable[[Step, np.ndarray], Any]
 
+# A loss that is lower by less than this, relative to it, is not lower: warm starts alone move it.
+ROUNDING = 1e-10
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -31,21 +34,29 @@ class Optimiser:
         reports each iteration by ``run.accept``, and returns why it ended; both may raise
         :class:`~femnn.training.result.Stop`, which is not for it to catch.
     uses
-        Which of the settings ``ftol`` and ``learning_rate`` it looks at.
+        Which of the settings ``ftol`` and ``learning_rate`` mean something to it.
     options
-        Names of the further options that it takes.
+        Names of the further options that it takes; ``None`` where ``check`` knows them.
     check
         Called with the options that are given; raises where a value is out of range.
+    takes_bounds
+        Whether it keeps to bounds of the controls.
     """
 
     minimise: Callable[[Run], Outcome]
     uses: Collection[str]
-    options: Collection[str]
+    options: Collection[str] | None
     check: Callable[[Mapping[str, Any]], None]
+    takes_bounds: bool = False
 
-    def check_settings(self, method: str, settings: Settings) -> None:
+    def check_settings(self, method: str, settings: Settings, bounds: Any = None) -> None:
         """Raise where something is set that means nothing to this optimiser."""
         settings.check_use(method, self.uses, self.options)
+        if bounds is not None and not self.takes_bounds:
+            raise ValueError(
+                f"fit: bounds are nothing that {method} keeps to: leave them out, or take a method "
+                "that does, such as 'L-BFGS', or 'bnls' and 'bqnls' of TAO's."
+            )
         self.check(settings.options)
 
 
@@ -65,6 +76,8 @@ class Run:
         Called as ``callback(step, vector)`` after each iteration.
     progress
         Whether rank 0 shows live progress.
+    bounds
+        Of the controls, as :func:`femnn.fit` takes them.
 
     Attributes
     ----------
@@ -76,13 +89,20 @@ class Run:
         Each accepted iteration so far, the first entry before any.
     """
 
-    def __init__(self, Jhat: Any, settings: Settings, callback: Callback | None, progress: bool):
+    def __init__(
+        self,
+        Jhat: Any,
+        settings: Settings,
+        callback: Callback | None,
+        progress: bool,
+        bounds: Any = None,
+    ):
         if callback is not None and not callable(callback):
             raise TypeError(
                 f"fit: callback is a {type(callback).__name__}, wanted a function that is called "
                 "as callback(step, weights)."
             )
-        self.loss = Loss(Jhat, on_rejection=self._rejected)
+        self.loss = Loss(Jhat, on_rejection=self._rejected, bounds=bounds)
         self.settings = settings
         self.history: list[Step] = []
         self._callback = callback
@@ -111,7 +131,7 @@ class Run:
         return self.settings.maxiter - self.iterations
 
     def minimise(self, optimiser: Optimiser) -> FitResult:
-        """Train, and leave networks and tape at the best weights.  Collective."""
+        """Train, and leave the controls and the tape at the best values.  Collective."""
         try:
             outcome = self._minimise(optimiser)
         except Stop as stop:
@@ -131,12 +151,13 @@ class Run:
     def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient of the loss; see :class:`Loss`.  Collective."""
         if any_rank(self._comm, self._interruption.requested):
-            raise Stop("interrupted", "Interrupted: the best weights so far are kept.")
+            what = self.loss.controls.what
+            raise Stop("interrupted", f"Interrupted: the best {what} so far are kept.")
         return self.loss(vector)
 
     def accept(self, vector: np.ndarray) -> None:
-        """An iteration is done: history, progress, callback and the target.  Collective."""
-        point = self.loss.last
+        """An iteration is done: history, progress, callback, and whether to stop.  Collective."""
+        point, before = self.loss.last, self.history[-1].loss if self.history else np.nan
         step = Step(
             iteration=len(self.history),
             evaluations=self.loss.evaluations,
@@ -151,24 +172,47 @@ class Run:
         target = self.settings.target
         if target is not None and point.loss <= target:
             raise Stop("target", f"The loss has reached the target {target:.3e}.")
+        if point.largest_entry <= self.settings.gtol:
+            raise self.small_gradient()
+        ftol = self.settings.ftol
+        if ftol > 0 and before - point.loss <= ftol * abs(before):
+            raise Stop("converged", f"Converged: the loss fell by less than {ftol} of itself.")
+
+    def restarted(self, attempt: Callable[[], Outcome | None]) -> Outcome:
+        """Call an attempt from the best point, again where a rejected step has ended it.
+
+        Parameters
+        ----------
+        attempt
+            Returns why it ended; ``None`` where it found no lower loss.
+        """
+        while True:
+            best, rejected = self.loss.best, self.loss.rejected
+            ended = attempt()
+            if ended is not None:
+                return ended
+            fell = best.loss - self.loss.best.loss > ROUNDING * abs(best.loss)
+            if self.loss.rejected == rejected or not fell:
+                return Outcome("no progress", "The line search found no lower loss.")
 
     def out_of_iterations(self) -> Outcome:
         """All iterations are done."""
         maxiter = self.settings.maxiter
         return Outcome("iterations", f"Stopped after {maxiter} iterations.")
 
-    def small_gradient(self) -> Outcome:
+    def small_gradient(self) -> Stop:
         """The gradient is as small as was asked for."""
         gtol = self.settings.gtol
-        return Outcome("converged", f"Converged: no entry of the gradient exceeds {gtol}.")
+        return Stop("converged", f"Converged: no entry of the gradient exceeds {gtol}.")
 
     def _is_stopped_by_callback(self, step: Step, vector: np.ndarray) -> bool:
-        """Call it with the networks at this step; what it raises on one rank, all raise."""
+        """Call it with the controls at this step; what it raises on one rank, all raise."""
         assert self._callback is not None
-        self.loss.controls.write(vector)
+        controls = self.loss.controls
+        controls.write(vector)
         stop, failure = False, None
         try:
-            stop = bool(self._callback(step, vector.copy()))
+            stop = bool(self._callback(step, controls.weights_of(vector)))
         except StopIteration:  # as SciPy's callbacks say it
             stop = True
         except Exception as error:
@@ -181,9 +225,10 @@ class Run:
         self._progress.rejected(why)
 
     def _result(self, outcome: Outcome) -> FitResult:
-        best = self.loss.best
+        best, controls = self.loss.best, self.loss.controls
         return FitResult(
-            weights=best.vector,
+            weights=controls.weights_of(best.vector),
+            controls=controls.objects(best.vector),
             loss=best.loss,
             initial_loss=self.history[0].loss,
             gradient_norm=best.gradient_norm,

@@ -20,7 +20,7 @@ class Settings:
     maxiter
         Number of iterations at most.
     gtol
-        Stop when the largest entry of the gradient is below.
+        Stop when no entry of the gradient exceeds it.
     ftol
         Stop when the loss falls by less than this fraction of it.
     target
@@ -59,7 +59,9 @@ class Settings:
                 "values."
             )
 
-    def check_use(self, method: str, uses: Collection[str], options: Collection[str]) -> None:
+    def check_use(
+        self, method: str, uses: Collection[str], options: Collection[str] | None
+    ) -> None:
         """Raise a ``ValueError`` where something is set that the method would not look at."""
         for name in ("ftol", "learning_rate"):
             if name not in uses and getattr(self, name):
@@ -68,7 +70,7 @@ class Settings:
                     "out, or choose another method."
                 )
         for name in self.options:
-            if name not in options:
+            if options is not None and name not in options:
                 wanted = (
                     f"wanted some of {', '.join(sorted(options))}" if options else "it has its own"
                 )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from femnn.training.metrics import Joined
 from femnn.training.result import Outcome
 from femnn.training.run import Optimiser, Run
 
@@ -19,23 +20,28 @@ OPTIONS = ("amsgrad", "betas", "decoupled_weight_decay", "eps", "weight_decay")
 
 
 class Place(Protocol):
-    """Where a torch optimiser finds the weights and their gradient."""
+    """Where a torch optimiser finds the controls' values and their gradient."""
 
     def present(self) -> np.ndarray:
-        """The weights as they are, shape ``(n_weights,)``."""
+        """The values as they are, shape ``(n,)``."""
 
     def write(self, vector: np.ndarray) -> None:
-        """Set the weights."""
+        """Set the values."""
 
     def set_gradient(self, gradient: np.ndarray) -> None:
-        """Set the gradient, shape ``(n_weights,)``."""
+        """Set the gradient, shape ``(n,)``."""
 
 
 class _Flat:
-    """One parameter that holds all weights in float64."""
+    """One parameter that holds all values in float64; its gradient is the Riesz representer.
 
-    def __init__(self, vector: np.ndarray):
+    Adam divides each entry by its own size, so it must see a field's values and not coordinates,
+    whose size depends on the mesh.
+    """
+
+    def __init__(self, vector: np.ndarray, metric: Joined):
         self.parameter = nn.Parameter(torch.from_numpy(vector.copy()))
+        self._metric = metric
 
     def present(self) -> np.ndarray:
         return self.parameter.detach().numpy().copy()
@@ -45,12 +51,12 @@ class _Flat:
             self.parameter.copy_(torch.from_numpy(vector))
 
     def set_gradient(self, gradient: np.ndarray) -> None:
-        self.parameter.grad = torch.from_numpy(gradient.copy())
+        self.parameter.grad = torch.from_numpy(self._metric.representer(gradient).copy())
 
 
 def by_adam(run: Run) -> Outcome:
-    """Adam's steps on all weights as one parameter."""
-    place = _Flat(run.loss.last.vector)
+    """Adam's steps on all values as one parameter."""
+    place = _Flat(run.loss.last.vector, run.loss.controls.metric)
     rate = run.settings.learning_rate or LEARNING_RATE
     return _descend(
         run, torch.optim.Adam([place.parameter], lr=rate, **run.settings.options), place
@@ -60,6 +66,12 @@ def by_adam(run: Run) -> Outcome:
 def by_instance(run: Run, optimiser: torch.optim.Optimizer) -> Outcome:
     """The steps of an optimiser of the networks' own parameters, in its groups."""
     controls = run.loss.controls
+    if not controls.are_weights:
+        raise ValueError(
+            f"fit: the optimiser {type(optimiser).__name__} moves parameters of networks, and a "
+            "control is a Function or a Constant: take method='Adam' or 'L-BFGS', or leave it out "
+            "of the controls."
+        )
     known = {id(p) for p in controls.parameters}
     foreign = [p for group in optimiser.param_groups for p in group["params"] if id(p) not in known]
     if foreign:
@@ -87,8 +99,6 @@ def _descend(run: Run, optimiser: torch.optim.Optimizer, place: Place) -> Outcom
         if rejected:
             _halve_step(optimiser, place, good)
         else:
-            if np.abs(run.loss.last.gradient).max(initial=0.0) <= run.settings.gtol:
-                return run.small_gradient()
             good = run.loss.last.vector.copy()
             place.write(good)  # a callback may have changed it
             optimiser.step(closure)

@@ -634,16 +634,6 @@ def test_weights_that_are_not_finite(capfd):
     assert kappa.evaluator.sweeps == sweeps
 
 
-def test_controls_must_be_weights():
-    V = FunctionSpace(UnitIntervalMesh(4), "CG", 1)
-    continue_annotation()
-    f = Function(V).assign(1.0)
-    J = assemble(f**2 * dx)
-    pause_annotation()
-    with pytest.raises(TypeError, match="a control is a Function, wanted Weights"):
-        femnn.fit(ReducedFunctional(J, Control(f)))
-
-
 def test_unknown_method():
     Jhat, _ = poisson()
     with pytest.raises(ValueError, match=r"method='SGD' is unknown, use one of \['Adam', 'L-BFGS"):
