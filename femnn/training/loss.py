@@ -160,6 +160,19 @@ class Loss:
         if self._best is not None:
             self.controls.write(self._best.vector)
 
+    def return_to_last(self, derivative: bool) -> None:
+        """Let the tape hold the last point, for second derivatives there.  Collective.
+
+        Parameters
+        ----------
+        derivative
+            Whether its adjoint values are wanted, too.
+        """
+        if not self._is_evaluated_at(self.last.vector):
+            self._run(self.last.vector)
+            if derivative:
+                self.Jhat.derivative()
+
     def return_to_best(self) -> None:
         """Let the tape hold the best point, so that derivatives are taken there.  Collective.
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 
 from femnn.training.lbfgs import LBFGS
+from femnn.training.newton import GAUSS_NEWTON, NEWTON_CG
 from femnn.training.run import Optimiser
 from femnn.training.torch_steps import ADAM, of_instance
 
-OPTIMISERS: dict[str, Optimiser] = {"L-BFGS": LBFGS, "Adam": ADAM}
+OPTIMISERS: dict[str, Optimiser] = {
+    "L-BFGS": LBFGS,
+    "Adam": ADAM,
+    "gauss-newton": GAUSS_NEWTON,
+    "newton-cg": NEWTON_CG,
+}
 
 
 def optimiser_of(method: str | torch.optim.Optimizer) -> Optimiser:

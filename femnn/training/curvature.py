@@ -1,0 +1,49 @@
+"""Second derivatives of a loss: products at its last point, in an optimiser's coordinates."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from femnn.parallel import vector_from_rank_zero
+from femnn.tape.curvature import gauss_newton_product
+from femnn.training.coordinates import Coordinates
+from femnn.training.loss import Loss
+
+
+class Curvature:
+    """Products with the Gauss-Newton matrix or the Hessian of a loss where it was evaluated last.
+
+    Parameters
+    ----------
+    loss
+        The loss, which has been started.
+    coordinates
+        Of the vectors.
+
+    Attributes
+    ----------
+    exact : bool
+        Whether products are with the whole Hessian.
+    products : int
+        How many were made, each a tangent-linear and an adjoint run of the model, with the whole
+        Hessian twice as much.
+    """
+
+    def __init__(self, loss: Loss, coordinates: Coordinates):
+        self._loss, self._coordinates = loss, coordinates
+        self.exact = False
+        self.products = 0
+
+    def __call__(self, direction: np.ndarray) -> np.ndarray:
+        """The product with a direction, shape ``(n,)``.  Collective."""
+        loss, controls = self._loss, self._loss.controls
+        loss.return_to_last(derivative=self.exact)
+        self.products += 1
+        Jhat, change = loss.Jhat, controls.values(self._coordinates.direction(direction))
+        if self.exact:
+            product = Jhat.hessian(change)
+        else:
+            changes = change if isinstance(change, list) else [change]
+            product = gauss_newton_product(Jhat.functional, Jhat.controls, changes, Jhat.tape)
+        flat = vector_from_rank_zero(controls.comm, controls.flat(product))
+        return self._coordinates.gradient(flat)
