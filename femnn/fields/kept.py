@@ -10,10 +10,16 @@ from firedrake.assemble import get_assembler
 
 
 class KeptForms:
-    """Assemblers of forms that are made at their first use and kept."""
+    """Assemblers of forms that are made at their first use and kept.
 
-    def __init__(self, form_compiler_parameters: dict | None = None):
-        self._parameters = form_compiler_parameters
+    Parameters
+    ----------
+    form_compiler_parameters, **options
+        As for :func:`firedrake.assemble`.
+    """
+
+    def __init__(self, form_compiler_parameters: dict | None = None, **options: Any):
+        self._options = {"form_compiler_parameters": form_compiler_parameters, **options}
         self._assemblers: dict[Any, Callable[..., Any] | None] = {}
 
     def __call__(self, key: Any, make_form: Callable[[], ufl.Form]) -> Callable[..., Any] | None:
@@ -21,9 +27,5 @@ class KeptForms:
         if key not in self._assemblers:
             form = ufl.algorithms.expand_derivatives(make_form())
             empty = not isinstance(form, ufl.Form) or form.empty()
-            self._assemblers[key] = (
-                None
-                if empty
-                else get_assembler(form, form_compiler_parameters=self._parameters).assemble
-            )
+            self._assemblers[key] = None if empty else get_assembler(form, **self._options).assemble
         return self._assemblers[key]

@@ -15,6 +15,7 @@ from pyadjoint.tape import no_annotations, stop_annotating
 from femnn.tape.meshes import OnMeshes
 from femnn.tape.nodes import add_dependencies
 from femnn.variational.adjoint import Adjoint
+from femnn.variational.columns import TangentColumns
 from femnn.variational.forward import ForwardSolve
 from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.second_order import SecondOrder
@@ -56,6 +57,11 @@ class Solves:
     def second_order(self) -> SecondOrder:
         """Second derivatives."""
         return SecondOrder(self.adjoint)
+
+    @cached_property
+    def columns(self) -> TangentColumns:
+        """Tangent-linear solves in many directions."""
+        return TangentColumns(self.state, self.adjoint.solve_tangent)
 
 
 class SolveBlock(OnMeshes):
@@ -148,6 +154,21 @@ class SolveBlock(OnMeshes):
         prepared: Any = None,
     ) -> Any:
         return self.solves.second_order.gradient(block_variable.output, prepared)
+
+    @no_annotations
+    def tangent_columns(self, moving: Mapping[Any, np.ndarray], n: int) -> np.ndarray:
+        """The solution's changes in many directions; see :mod:`femnn.tape.columns`.
+
+        Parameters
+        ----------
+        moving
+            The changes of those dependencies' nodes that change.
+        n
+            Number of directions.
+        """
+        with self._recorded_meshes():
+            self._load_solution()
+            return self.solves.columns({bv.output: m for bv, m in moving.items()}, n)
 
     @property
     def _output(self) -> Any:

@@ -7,6 +7,7 @@ from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
+from femnn.tape.columns import gauss_newton_matrix
 from femnn.tape.curvature import gauss_newton_product
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
@@ -43,6 +44,8 @@ def test_the_matrix_of_a_sum_of_squares():
     rows = [[assemble(2 * a * b * dx) for b in columns] for a in columns]
     expected = np.array(rows) @ direction + 0.2 * direction
     assert np.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    whole = gauss_newton_matrix(J, [Control(w)], get_working_tape())
+    assert np.allclose(whole @ direction, expected, rtol=1e-9, atol=1e-12)
     Jhat = ReducedFunctional(J, Control(w))
     with pytest.raises(RuntimeError, match=r"Call Jhat.derivative\(\) before Jhat.hessian"):
         Jhat.hessian(w.like(direction))
@@ -90,3 +93,86 @@ def test_a_schedule_gives_the_same():
         results.append(np.concatenate([dw.vector, df.dat.data_ro]))
     assert np.linalg.norm(results[0]) > 1e-3
     assert np.allclose(*results, rtol=1e-9, atol=1e-12)
+
+
+def mixed(mesh):
+    """A steady mixed problem with two networks, one of data, and a Constant."""
+    W = VectorFunctionSpace(mesh, "CG", 2) * FunctionSpace(mesh, "CG", 1)
+    w, (v, q) = Function(W), TestFunctions(W)
+    u, p = split(w)
+    x, y = SpatialCoordinate(mesh)
+    c = Constant([1.0, 0.5], name="c")
+    viscosity = femnn.NeuralCoefficient(
+        femnn.MLP(1, 3, 1, output="softplus", seed=1), dot(u, u), degree=4
+    )
+    force = femnn.NeuralCoefficient(femnn.MLP(2, 3, 2, seed=2), x, y, degree=4)
+    F = viscosity * inner(grad(u), grad(v)) * dx - (p * div(v) + q * div(u)) * dx
+    F -= (3 * inner(force, v) + inner(c, v) * dot(u, u)) * dx(degree=4)
+    femnn.solve(F == 0, w, DirichletBC(W.sub(0), 0, (1, 2, 3)), solver_parameters=TIGHT)
+    J = femnn.assemble(dot(u, u) * dx + 0.1 * p**2 * dx)
+    return J, [viscosity.weights, force.weights, c]
+
+
+def boundary(mesh):
+    """A law on facets of a broken field, and a time loop."""
+    V = FunctionSpace(mesh, "DG", 1)
+    u, un, v = Function(V), Function(V), TestFunction(V)
+    x, _ = SpatialCoordinate(mesh)
+    n, c = FacetNormal(mesh), Constant(2.0)
+    law = femnn.NeuralCoefficient(
+        femnn.MLP(1, 3, 1, output="softplus", seed=1), u, measure=ds, degree=3
+    )
+    inside = femnn.NeuralCoefficient(
+        femnn.MLP(1, 3, 1, output="softplus", seed=2), jump(u) ** 2, measure=dS, degree=3
+    )
+    F = (u - un) * v * dx + inner(grad(u), grad(v)) * dx - c * x * v * dx
+    F += law * u * v * ds + 10 * inside * jump(u) * jump(v) * dS
+    F -= inner(avg(grad(u)), jump(v, n)) * dS
+    problem = femnn.NeuralVariationalProblem(F, u)
+    solver = femnn.NeuralVariationalSolver(problem, solver_parameters=TIGHT)
+    J = 0.0
+    for _ in range(2):
+        solver.solve()
+        un.assign(u)
+        J += femnn.assemble((u - 1) ** 2 * dx)
+    return J, [law.weights, inside.weights, c]
+
+
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize("model", [mixed, boundary])
+def test_all_directions_at_once(model):
+    """The matrix against products, each a run of the tape."""
+    continue_annotation()
+    J, controls = model(UnitSquareMesh(3, 2))
+    pause_annotation()
+    marked = [Control(c) for c in controls]
+    matrix = gauss_newton_matrix(J, marked, get_working_tape())
+    sizes = [len(c.vector) if hasattr(c, "vector") else c.dat.data_ro.size for c in controls]
+    pieces = np.split(np.random.default_rng(1).normal(size=sum(sizes)), np.cumsum(sizes)[:-1])
+    direction = [
+        c.like(p) if hasattr(c, "like") else Constant(p.reshape(c.ufl_shape))
+        for c, p in zip(controls, pieces, strict=True)
+    ]
+    products = product(J, marked, direction)
+    expected = [p.vector if hasattr(p, "vector") else np.ravel(p.dat.data_ro) for p in products]
+    assert np.linalg.norm(matrix) > 1e-4
+    assert np.allclose(
+        matrix @ np.concatenate(pieces), np.concatenate(expected), rtol=1e-7, atol=1e-11
+    )
+    assert np.linalg.eigvalsh(matrix).min() > -1e-10 * np.linalg.norm(matrix)
+
+
+def test_a_loss_that_is_no_sum_has_no_matrix():
+    V = FunctionSpace(UnitIntervalMesh(4), "CG", 1)
+    solver, u, _, kappa, f = diffusion(V)
+    continue_annotation()
+    solver.solve()
+    J = femnn.assemble(u**2 * dx)
+    pause_annotation()
+    tape = get_working_tape()
+    assert gauss_newton_matrix(J, [Control(kappa.weights)], tape) is not None
+    assert gauss_newton_matrix(J, [Control(f)], tape) is None
+    continue_annotation()
+    J = J**2
+    pause_annotation()
+    assert gauss_newton_matrix(J, [Control(kappa.weights)], tape) is None

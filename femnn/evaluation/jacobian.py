@@ -1,0 +1,61 @@
+"""The derivative of a network's values for each of its weights, point by point."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from femnn.evaluation.evaluator import PointEvaluator
+from femnn.evaluation.probe import to_numpy
+from femnn.evaluation.threads import torch_threads
+
+# Numbers in a batch of derivatives.
+BATCH = 2**22
+
+
+def weight_jacobian(
+    evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Derivatives of a network's values with respect to all its weights.
+
+    Parameters
+    ----------
+    evaluator
+        The network.
+    x
+        Points, shape ``(n_points, n_inputs)``; rank-local.
+    weights
+        Weights to use, shape ``(n_weights,)``; ``None`` for the module's own.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``(n_points, n_outputs, n_weights)``, float64; rank-local.
+    """
+    parameters = evaluator.parameters
+    result = np.empty((len(x), evaluator.n_outputs, len(parameters)))
+    size = max(1, BATCH // max(1, evaluator.n_outputs * len(parameters)))
+    with torch_threads(evaluator.threads), parameters.loaded(weights, trainable=False):
+        derivative = _derivative(evaluator.net, [id(p) for p in parameters.tensors])
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            pieces = derivative(parameters.to_torch(x[rows]))
+            flat = [p.reshape(len(p), evaluator.n_outputs, -1) for p in pieces]
+            result[rows] = to_numpy(torch.cat(flat, dim=-1))
+    return result
+
+
+def _derivative(net: nn.Module, wanted: list[int]) -> object:
+    """What takes points to the derivatives for each parameter, in the order that is wanted."""
+    named = {id(p): (name, p.detach()) for name, p in net.named_parameters()}
+    names = [named[i][0] for i in wanted]
+    values = [named[i][1] for i in wanted]
+
+    def value(tensors: list[Tensor], point: Tensor) -> Tensor:
+        given = dict(zip(names, tensors, strict=True))
+        return functional_call(net, given, (point[None],), tie_weights=True)[0]
+
+    at_each = vmap(jacrev(value), in_dims=(None, 0))
+    return lambda points: at_each(values, points)

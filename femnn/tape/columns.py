@@ -1,0 +1,246 @@
+"""The tangent-linear model in many directions at once, and the Gauss-Newton matrix from it.
+
+A value's change in all directions is a matrix with a row for each number that the rank has of it
+and a column for each direction: of weights and vectors all numbers, of a field those that the rank
+owns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+from pyadjoint import AdjFloat, Block, Tape
+from pyadjoint.enlisting import Enlist
+from pyadjoint.tape import stop_annotating
+
+from femnn.parallel import sum_over_ranks
+from femnn.tape.control import VectorControl
+from femnn.tape.model import largest_comm, values_behind
+
+Changes = dict[Any, np.ndarray]  # of nodes
+
+
+class NoColumns(Exception):
+    """Something on the tape has no change in many directions at once."""
+
+
+def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | None:
+    """The Gauss-Newton matrix of a functional of weights and Constants.  Collective.
+
+    See :func:`femnn.tape.curvature.gauss_newton_product`.  Each block that offers
+    ``tangent_columns`` carries all directions together, a solve with one factorisation; others are
+    run once for each direction.  ``derivative()`` comes again before a product with the Hessian.
+
+    Parameters
+    ----------
+    J
+        The functional.
+    controls
+        The controls, a :class:`pyadjoint.Control` or several.
+    tape
+        The tape, without a schedule.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Shape ``(n, n)``, the same on every rank; ``None`` where the tape has no such matrix, or not
+        cheaply.
+    """
+    controls = list(Enlist(controls))
+    if tape._checkpoint_manager is not None:
+        return None
+    sizes = [_size(c.control) for c in controls]
+    if any(size is None for size in sizes):
+        return None
+    tape.reset_variables(("adjoint", "hessian", "tlm"))
+    with (
+        stop_annotating(),
+        tape.marked_control_dependents(controls),
+        tape.marked_functional_dependencies(J),
+    ):
+        try:
+            return _Sweep(J, controls, sizes, tape).matrix()
+        except NoColumns:
+            return None
+
+
+class _Sweep:
+    """One run over the blocks between the controls and the functional."""
+
+    def __init__(self, J: AdjFloat, controls: Sequence[Any], sizes: Sequence[int], tape: Tape):
+        self._J, self._n = J, sum(sizes)
+        relevant = [b for b in tape.get_blocks() if _counts(b)]
+        self._numbers = [b for b in relevant if _are_numbers(b.get_outputs())]
+        self._losses = [b for b in self._numbers if not _are_numbers(_moving(b))]
+        self._model = [b for b in relevant if b not in self._numbers]
+        self._comm = largest_comm([*(c.control for c in controls), *values_behind(J, tape)])
+        ends = np.cumsum([0, *sizes])
+        self.changes: Changes = {
+            c.block_variable: np.eye(self._n)[start:end]
+            for c, start, end in zip(controls, ends[:-1], ends[1:], strict=True)
+        }
+
+    def matrix(self) -> np.ndarray:
+        """The matrix.  Collective."""
+        self._differentiate_numbers()
+        for block in self._model:
+            self._move(block)
+        total = np.zeros((self._n, self._n))
+        for block in self._losses:
+            total += self._of_loss(block)
+        return 0.5 * (total + total.T)
+
+    def _differentiate_numbers(self) -> None:
+        """The functional's derivative for each loss; it must be their sum, with factors."""
+        arithmetic = [b for b in self._numbers if b not in self._losses]
+        outputs = [b.get_outputs()[0] for b in self._losses]
+        self._J.block_variable.adj_value, self._J.block_variable.hessian_value = 1.0, 0.0
+        for i, node in enumerate(outputs):
+            node.tlm_value = 1.0 + 0.1 * i
+        for block in arithmetic:
+            block.evaluate_tlm(markings=True)
+        for block in reversed(arithmetic):
+            block.evaluate_adj(markings=True)
+            block.evaluate_hessian(markings=True)
+        if any(node.hessian_value for node in outputs):
+            raise NoColumns
+        for node in outputs:
+            node.tlm_value = None
+
+    def _move(self, block: Block) -> None:
+        moving = {bv: self.changes[bv] for bv in block.get_dependencies() if bv in self.changes}
+        if not moving:
+            return
+        if hasattr(block, "tangent_columns"):
+            (node,) = block.get_outputs()
+            self.changes[node] = block.tangent_columns(moving, self._n)
+            return
+        for bv, matrix in self._one_by_one(block, moving).items():
+            self.changes[bv] = matrix
+
+    def _one_by_one(self, block: Block, moving: Changes) -> Changes:
+        """The block's tangent-linear model, run for each direction."""
+        outputs = block.get_outputs()
+        found: dict[Any, list[np.ndarray]] = {bv: [] for bv in outputs}
+        for column in range(self._n):
+            _set_changes(moving, column)
+            for bv in outputs:
+                bv.tlm_value = None
+            block.evaluate_tlm(markings=True)
+            for bv in outputs:
+                found[bv].append(_numbers_of(bv.tlm_value, bv.output))
+        _forget(moving)
+        return {bv: np.stack(columns, axis=1) for bv, columns in found.items()}
+
+    def _of_loss(self, block: Block) -> np.ndarray:
+        """The second derivatives of one loss, between the changes of what it depends on."""
+        (node,) = block.get_outputs()
+        moving = {bv: self.changes[bv] for bv in _moving(block) if bv in self.changes}
+        if node.adj_value is None or not moving:
+            return np.zeros((self._n, self._n))
+        bent = self._bent(block, moving)
+        total = np.zeros((self._n, self._n))
+        for bv, matrix in moving.items():
+            part = matrix.T @ bent[bv]
+            total += sum_over_ranks(self._comm, part) if _is_field(bv.output) else part
+        return total
+
+    def _bent(self, block: Block, moving: Changes) -> Changes:
+        """The loss's Hessian times each direction's change, for each dependency."""
+        node, found = block.get_outputs()[0], {bv: [] for bv in moving}
+        if hasattr(block, "hessian_columns"):
+            return block.hessian_columns(moving, float(node.adj_value))
+        for column in range(self._n):
+            _set_changes(moving, column)
+            for bv in moving:
+                bv.hessian_value = None
+            node.hessian_value = 0.0
+            block.evaluate_hessian(markings=True)
+            for bv in moving:
+                found[bv].append(_numbers_of(bv.hessian_value, bv.output))
+        _forget(moving)
+        return {bv: np.stack(columns, axis=1) for bv, columns in found.items()}
+
+
+def _counts(block: Block) -> bool:
+    """Whether a block is between the controls and the functional."""
+    return any(bv.is_control_dependent for bv in block.get_dependencies()) and any(
+        bv.is_functional_dependency or bv.is_control_dependent for bv in block.get_outputs()
+    )
+
+
+def _moving(block: Block) -> list[Any]:
+    """What it depends on, and the controls change, each once."""
+    return list(dict.fromkeys(bv for bv in block.get_dependencies() if bv.is_control_dependent))
+
+
+def _are_numbers(nodes: Sequence[Any]) -> bool:
+    return all(isinstance(bv.output, AdjFloat) for bv in nodes)
+
+
+def _is_field(value: Any) -> bool:
+    return isinstance(value, (fd.Function, fd.Cofunction))
+
+
+def _size(control: Any) -> int | None:
+    """How many numbers a control is, where all ranks have them."""
+    if isinstance(control, VectorControl):
+        return len(control.vector)
+    if isinstance(control, fd.Constant):
+        return int(np.prod(control.ufl_shape, dtype=int))
+    return None
+
+
+def _set_changes(moving: Changes, column: int) -> None:
+    for bv, matrix in moving.items():
+        bv.tlm_value = _value_of(matrix[:, column], bv.output)
+
+
+def _forget(moving: Changes) -> None:
+    for bv in moving:
+        bv.tlm_value = bv.hessian_value = None
+
+
+def _value_of(numbers: np.ndarray, like: Any) -> Any:
+    """Numbers as a change of a value."""
+    if isinstance(like, VectorControl):
+        return like.like(numbers)
+    if isinstance(like, fd.Constant):
+        return fd.Constant(numbers.reshape(like.ufl_shape))
+    if isinstance(like, AdjFloat):
+        return AdjFloat(numbers[0])
+    if not _is_field(like):
+        raise NoColumns
+    field = type_of(like)(like.function_space())
+    with field.dat.vec_wo as vector:
+        vector.array[:] = numbers
+    return field
+
+
+def type_of(field: Any) -> Callable[[Any], Any]:
+    """Function or Cofunction."""
+    return fd.Cofunction if isinstance(field, fd.Cofunction) else fd.Function
+
+
+def _numbers_of(value: Any, like: Any) -> np.ndarray:
+    """A change of a value, or its Hessian's product, as numbers."""
+    if isinstance(value, VectorControl):
+        return value.vector.copy()
+    if isinstance(value, (fd.Function, fd.Cofunction)):
+        with value.dat.vec_ro as vector:
+            return vector.array_r.copy()
+    if isinstance(value, fd.Constant):
+        return np.array(value.dat.data_ro, dtype=float).ravel()
+    if value is None:
+        return np.zeros(_length_of(like))
+    return np.asarray(value, dtype=float).ravel()
+
+
+def _length_of(like: Any) -> int:
+    if _is_field(like):
+        with like.dat.vec_ro as vector:
+            return vector.local_size
+    return 1 if isinstance(like, AdjFloat) else int(_size(like) or 0)
