@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from femnn.parallel import vector_from_rank_zero
+from femnn.tape.columns import gauss_newton_matrix
 from femnn.tape.curvature import gauss_newton_product
 from femnn.training.coordinates import Coordinates
 from femnn.training.loss import Loss
+
+
+# Numbers for which a matrix is made; beyond, products with it are less work.
+LARGEST = 1000
 
 
 class Curvature:
@@ -33,6 +38,7 @@ class Curvature:
         self._loss, self._coordinates = loss, coordinates
         self.exact = False
         self.products = 0
+        self._has_matrix = len(loss.controls) <= LARGEST and loss.controls.metric.is_euclids
 
     def __call__(self, direction: np.ndarray) -> np.ndarray:
         """The product with a direction, shape ``(n,)``.  Collective."""
@@ -47,3 +53,15 @@ class Curvature:
             product = gauss_newton_product(Jhat.functional, Jhat.controls, changes, Jhat.tape)
         flat = vector_from_rank_zero(controls.comm, controls.flat(product))
         return self._coordinates.gradient(flat)
+
+    def matrix(self) -> np.ndarray | None:
+        """The Gauss-Newton matrix, shape ``(n, n)``, where it is cheap to have.  Collective."""
+        if self.exact or not self._has_matrix:
+            return None
+        loss = self._loss
+        loss.return_to_last(derivative=False)
+        matrix = gauss_newton_matrix(loss.Jhat.functional, loss.Jhat.controls, loss.Jhat.tape)
+        self._has_matrix = matrix is not None
+        if matrix is None:
+            return None
+        return vector_from_rank_zero(loss.controls.comm, matrix)

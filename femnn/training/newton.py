@@ -13,7 +13,7 @@ from femnn.training.curvature import Curvature
 from femnn.training.result import Outcome
 from femnn.training.run import Optimiser, Run
 from femnn.training.settings import check_number, check_whole
-from femnn.training.steihaug import Path
+from femnn.training.steihaug import Path, Spectrum
 
 OPTIONS = ("cgtol", "maxcg")
 # The Hessian is not positive far from a minimum: first iterations with Gauss and Newton's part.
@@ -46,7 +46,7 @@ class _Method:
 
     def iterate(self) -> bool:
         """One accepted step; whether there was one."""
-        path = self._path()
+        path = self._steps()
         while self._radius > SMALLEST * max(1.0, float(np.linalg.norm(self._y))):
             step, foreseen = path.step(self._radius)
             trial = self._inside(self._y + step)
@@ -63,11 +63,14 @@ class _Method:
                 return True
         return False
 
-    def _path(self) -> Path:
-        """Conjugate gradients in the entries that no bound holds back."""
+    def _steps(self) -> Path | Spectrum:
+        """The model's minima for all radii, in the entries that no bound holds back."""
         bounds = self._coordinates.bounds
         g = self._gradient if bounds is None else bounds.free(self._y, self._gradient)
         free = np.ones(len(g), bool) if bounds is None else g == self._gradient
+        matrix = self.curvature.matrix()
+        if matrix is not None:
+            return Spectrum(matrix * np.outer(free, free), g)
         options = self._run.settings.options
         tolerance, most = options.get("cgtol", self._tolerance(g)), options.get("maxcg", 200)
         return Path(lambda d: free * self.curvature(d), g, self._radius, tolerance, most)

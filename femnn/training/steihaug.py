@@ -1,4 +1,4 @@
-"""Steps of trust-region methods by conjugate gradients, after Steihaug."""
+"""Steps of trust-region methods: exact ones, and by conjugate gradients after Steihaug."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.optimize
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,54 @@ class Path:
         length = min(longest, best) if last.slope < 0 else 0.0
         value = last.value + length * last.slope + 0.5 * length**2 * last.curvature
         return last.step + length * last.direction, -value
+
+
+class Spectrum:
+    """The minima of a quadratic model in balls around the start, by its matrix's eigenvectors.
+
+    Parameters
+    ----------
+    matrix
+        The model's, shape ``(n, n)``, symmetric.
+    gradient
+        The model's gradient at the start, shape ``(n,)``.
+
+    References
+    ----------
+    J. J. More, D. C. Sorensen, SIAM J. Sci. Stat. Comput. 4 (1983).
+    """
+
+    def __init__(self, matrix: np.ndarray, gradient: np.ndarray):
+        values, self._vectors = np.linalg.eigh(matrix)
+        # Below rounding the matrix says nothing, and the gradient alone counts.
+        small = np.finfo(float).eps * len(values) * np.abs(values).max(initial=0.0)
+        self._values = np.where(np.abs(values) < small, 0.0, values)
+        self._slopes = self._vectors.T @ gradient
+
+    def step(self, radius: float) -> tuple[np.ndarray, float]:
+        """The minimum in a ball; see :meth:`Path.step`."""
+        lowest = max(0.0, -float(self._values.min(initial=0.0)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = np.nan_to_num(-self._slopes / self._values, posinf=np.inf, neginf=-np.inf)
+        if lowest > 0 or not np.linalg.norm(step) <= radius:
+            step = self._at_edge(radius, lowest)
+        fall = -float(self._slopes @ step + 0.5 * step @ (self._values * step))
+        return self._vectors @ step, fall
+
+    def _at_edge(self, radius: float, lowest: float) -> np.ndarray:
+        """The step of a length, in eigenvectors: with the damping that gives it."""
+        size = float(np.linalg.norm(self._slopes))
+
+        def excess(log: float) -> float:
+            return float(np.linalg.norm(self._damped(lowest + np.exp(log)))) / radius - 1.0
+
+        top = np.log(max(size / radius, np.finfo(float).tiny))
+        bottom = top - 100.0
+        damping = scipy.optimize.brentq(excess, bottom, top) if excess(bottom) > 0 else bottom
+        return self._damped(lowest + np.exp(damping))
+
+    def _damped(self, damping: float) -> np.ndarray:
+        return -self._slopes / (self._values + damping)
 
 
 def _corners(

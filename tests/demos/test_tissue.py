@@ -88,8 +88,9 @@ def test_networks_learn_the_membrane(tmp_path):
     numbers = study.main(["--output", str(tmp_path), *sizes, *work])
     assert json.loads((tmp_path / "results.json").read_text()) == numbers
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    tissue = numbers["trainings"]["tissue"]
-    assert tissue["loss"] < tissue["initial_loss"] < 1e-5
+    rates, tissue = (numbers["trainings"][stage] for stage in ("rates", "tissue"))
+    assert rates["loss"] < 2e-3 * rates["initial_loss"]
+    assert tissue["loss"] < tissue["initial_loss"]
     errors = numbers["errors"]
     for case, nodes in (("training", 30), ("test", 61)):
         assert errors[f"networks, {case}"]["activated"] == nodes

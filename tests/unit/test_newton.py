@@ -6,7 +6,7 @@ from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
-from femnn.training.steihaug import Path
+from femnn.training.steihaug import Path, Spectrum
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
 
@@ -107,3 +107,17 @@ def test_a_path_goes_along_negative_curvature_to_the_edge():
     assert np.linalg.norm(step) == pytest.approx(2.0)
     assert fall == pytest.approx(-(g @ step + 0.5 * step @ A @ step))
     assert fall > 0
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 5.0, 30.0], [0.0, 1e-18, 2.0, 30.0], [-2, 1, 3, 4]])
+@pytest.mark.parametrize("radius", [1e-3, 0.5, 50.0])
+def test_exact_steps_are_minima_in_the_ball(values, radius):
+    A, g = matrix(values), np.array([1.0, -2.0, 0.5, 3.0])
+    step, fall = Spectrum(A, g).step(radius)
+    size = np.linalg.norm(step)
+    assert size <= radius * (1 + 1e-9)
+    assert fall == pytest.approx(-(g @ step + 0.5 * step @ A @ step))
+    damping = -(step @ (A @ step + g)) / size**2  # Lagrange's multiplier
+    assert damping == pytest.approx(0.0, abs=1e-9) if size < 0.999 * radius else damping > -1e-12
+    assert np.allclose(A @ step + damping * step, -g, atol=1e-7 * np.linalg.norm(g))
+    assert np.linalg.eigvalsh(A).min() + damping > -1e-9
