@@ -1,0 +1,197 @@
+"""Observations: data of what can be observed, with their errors, gaps and times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pyadjoint import AdjFloat
+from pyadjoint.tape import no_annotations
+
+from femnn.observation.data import Data, checked
+from femnn.observation.errors import Errors
+from femnn.observation.observable import Observable, check_same_on_ranks, listed
+from femnn.observation.observed import Comparison, Observed
+from femnn.tape.losses import Loss
+
+
+class Observations:
+    """Data at stations, or of other observables, with their errors.
+
+    Parameters
+    ----------
+    at
+        What is observed: :class:`~femnn.Stations`, :class:`~femnn.Averages`,
+        :class:`~femnn.Fluxes` or :class:`~femnn.Functionals`.
+    values
+        The data, shape ``(n, ...)``, with times ``(n_times, n, ...)``, where ``...`` is the shape
+        of what is observed.  NaN is a gap, and stays one.  The same on every rank.
+    std
+        Standard deviation of the data's errors: a number, one for each place, shape ``(n,)``, or
+        one for each value.  May be left out where ``scale`` is given.
+    times
+        The values' times, increasing, shape ``(n_times,)``; ``None`` for a steady model.
+    scale
+        A factor of ``std`` that is estimated: a Constant or a Function on the Real space, a scalar
+        or one number for each place, or an :class:`~femnn.ErrorModel`.
+    correlation
+        The time after which the errors at one place are correlated by 1 / e: a number, one for
+        each place, shape ``(n,)``, or a Constant that is estimated.  Gaps count by their length.
+    loss
+        :class:`~femnn.Huber` or :class:`~femnn.StudentT` where data may have outliers.
+    units
+        The data's unit, for tables and figures.
+    name
+        What was measured, for tables and figures.
+
+    Attributes
+    ----------
+    at : Observable
+        What is observed.
+    values, std : numpy.ndarray
+        Of the shape of the values given; NaN in gaps.
+    times : numpy.ndarray or None
+        The times, shape ``(n_times,)``.
+    names : tuple of str
+        The names of the places.
+    units, name : str
+        The unit, and what was measured.
+
+    Raises
+    ------
+    RuntimeError
+        If the data differ between ranks.
+    TypeError
+        If ``at`` is no observable, or ``scale`` of another kind.
+    ValueError
+        If shapes do not fit, all values are NaN, times do not increase, or a standard deviation is
+        missing or not positive where there is a value.
+
+    Notes
+    -----
+    A correlation in time is that of a process whose memory decays exponentially (AR(1), for any
+    distances): each residual is compared with what the last one at its place lets expect.
+
+    References
+    ----------
+    G. Evin, M. Thyer, D. Kavetski, D. McInerney, G. Kuczera: Comparison of joint versus
+    postprocessor approaches for hydrological uncertainty estimation accounting for error
+    autocorrelation and heteroscedasticity, Water Resour. Res. 50 (2014).
+
+    Examples
+    --------
+    >>> data = Observations(Stations(mesh, points), heads, std=0.05, units="m")
+    >>> J = data.misfit(u)
+
+    In a time loop, with the initial state:
+
+    >>> observe = data.start()
+    >>> observe(u, t)
+    >>> for step in range(steps):
+    ...     solver.solve()
+    ...     observe(u, t + (step + 1) * dt)
+    >>> J = observe.misfit()
+    """
+
+    @no_annotations
+    def __init__(
+        self,
+        at: Observable,
+        values: Any,
+        std: Any = None,
+        times: Any = None,
+        *,
+        scale: Any = None,
+        correlation: Any = None,
+        loss: Loss | None = None,
+        units: str = "",
+        name: str = "",
+    ):
+        if not isinstance(at, Observable):
+            raise TypeError(
+                f"Observations got a {type(at).__name__} as what is observed: wanted "
+                "Stations(mesh, points), or Averages, Fluxes or Functionals."
+            )
+        data = checked(at.names, values, std, times, scale is not None)
+        check_same_on_ranks("Observations", at.comm, "data", data.values, data.std, data.times)
+        self.at, self.units, self.name = at, units, name
+        self._errors = {"scale": scale, "correlation": correlation}
+        self._loss = loss
+        self._set(data)
+
+    def _set(self, data: Data) -> None:
+        self._data = data
+        self.names, self.times = data.names, data.times
+        rows, columns = np.nonzero(data.present)
+        times = None if data.times is None else data.times[rows]
+        flat = data.values[data.present], data.std[data.present]
+        errors = Errors(*flat, times, columns, data.values.shape[1], **self._errors)
+        self._comparison = Comparison(self.at, data, errors, self._loss)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The data, of the shape ``(n, ...)`` or ``(n_times, n, ...)``; NaN in gaps."""
+        return self._data.arranged(self._data.values[self._data.present])
+
+    @property
+    def std(self) -> np.ndarray:
+        """The standard deviations, of the shape ``(n, ...)`` or ``(n_times, n, ...)``."""
+        return self._data.arranged(self._data.std[self._data.present])
+
+    def __len__(self) -> int:
+        """The number of values that are no gaps."""
+        return self._comparison.n_values
+
+    def __repr__(self) -> str:
+        what = f"{self.name}, " if self.name else ""
+        times = "" if self.times is None else f" at {len(self.times)} times"
+        return f"Observations({what}{len(self)} values of {listed(self.names, 3)}{times})"
+
+    def start(self) -> Observed:
+        """Begin to observe a run of the model.
+
+        Returns
+        -------
+        Observed
+            Call it with the model's states: ``observe(u, t)``, or ``observe(u)`` without times;
+            ``observe.misfit()`` is the misfit then, ``observe.model`` has the model's values.
+        """
+        return Observed(self._comparison)
+
+    def misfit(self, u: Any) -> AdjFloat:
+        """Half the sum of squared weighted residuals of a steady model; recorded.  Collective.
+
+        With a loss the sum of the residuals' losses; where errors are estimated, minus the
+        logarithm of the likelihood, up to a constant.
+
+        Parameters
+        ----------
+        u
+            What the places of observation take: for stations a Function or an expression.
+
+        Returns
+        -------
+        AdjFloat
+            The same on every rank, and on any number of them.
+
+        Raises
+        ------
+        ValueError
+            If the data have times, the model's values another shape than the data, or a standard
+            deviation that is estimated is not positive.
+
+        Warns
+        -----
+        UserWarning
+            If the first misfit is so large that units may be wrong.
+        """
+        if self.times is not None:
+            raise ValueError(
+                "misfit(u): the data have times: observe the run (observe = observations.start(), "
+                "observe(u, t) for the initial state and after each step), and take "
+                "observe.misfit()."
+            )
+        observe = self.start()
+        observe(u)
+        return observe.misfit()
