@@ -22,7 +22,12 @@ from .networks.symmetry import Even as Even
 from .networks.symmetry import Odd as Odd
 from .networks.symmetry import SPDTensor as SPDTensor
 from .networks.symmetry import SymmetricTensor as SymmetricTensor
+from .observation.errors import ErrorModel as ErrorModel
+from .observation.observations import Observations as Observations
+from .observation.stations import Stations as Stations
 from .points.places import QuadratureSpace as QuadratureSpace
+from .tape.losses import Huber as Huber
+from .tape.losses import StudentT as StudentT
 from .tape.scheduled import enable_checkpointing as enable_checkpointing
 from .tape.weights import Weights as Weights
 from .time.adaptive import AdaptiveSteps as AdaptiveSteps

@@ -44,7 +44,7 @@ class ErrorModel:
     """
 
     def __init__(self, function: Callable[..., Tensor], *parameters: Any):
-        if not callable(function):
+        if not callable(function) or isinstance(function, (fd.Constant, fd.Function)):
             raise TypeError(
                 f"ErrorModel got a {type(function).__name__} as its function: wanted one of the "
                 "model and the parameters, as in ErrorModel(lambda model, a: a * abs(model), a)."

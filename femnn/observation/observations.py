@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -195,3 +195,35 @@ class Observations:
         observe = self.start()
         observe(u)
         return observe.misfit()
+
+    def between(self, start: float = -np.inf, end: float = np.inf) -> Observations:
+        """The same with gaps before and after a part of the time.
+
+        Parameters
+        ----------
+        start, end
+            The first and the last time that count.
+
+        Returns
+        -------
+        Observations
+            New ones of the same places and times.
+
+        Raises
+        ------
+        ValueError
+            If there are no times, or no values in this part.
+        """
+        if self.times is None:
+            raise ValueError("between: the data have no times.")
+        kept = (self.times >= start) & (self.times <= end)
+        return self._only(kept[:, None], f"no values between {start:g} and {end:g}")
+
+    def _only(self, keep: np.ndarray, empty: str) -> Observations:
+        """The same with gaps elsewhere; an error where nothing is left."""
+        data = self._data.only(keep)
+        if not data.present.any():
+            raise ValueError(f"Observations: there are {empty}.")
+        part = copy(self)
+        part._set(data)
+        return part
