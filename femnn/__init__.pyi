@@ -23,6 +23,9 @@ from .networks.symmetry import Odd as Odd
 from .networks.symmetry import SPDTensor as SPDTensor
 from .networks.symmetry import SymmetricTensor as SymmetricTensor
 from .observation.errors import ErrorModel as ErrorModel
+from .observation.functionals import Averages as Averages
+from .observation.functionals import Fluxes as Fluxes
+from .observation.functionals import Functionals as Functionals
 from .observation.observations import Observations as Observations
 from .observation.stations import Stations as Stations
 from .points.places import QuadratureSpace as QuadratureSpace

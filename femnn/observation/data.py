@@ -52,17 +52,61 @@ class Data:
         """The same with gaps where ``keep``, which broadcasts with the values, is false."""
         return replace(self, values=np.where(keep, self.values, np.nan))
 
+    def held_out(self, which: Any) -> np.ndarray:
+        """Where data of places, by their names, or of times are; of the values' shape."""
+        if isinstance(which, str):
+            which = [which]
+        if not isinstance(which, slice) and len(which) and isinstance(next(iter(which)), str):
+            unknown = [name for name in which if name not in self.names]
+            if unknown:
+                raise ValueError(
+                    f"split: there is no {listed(unknown)}: the names are {listed(self.names, 20)}."
+                )
+            columns = np.repeat(np.isin(self.names, list(which)), int(np.prod(self.shape)))
+            return np.broadcast_to(columns, self.values.shape)
+        return np.broadcast_to(self._among_times(which)[:, None], self.values.shape)
+
+    def _among_times(self, which: Any) -> np.ndarray:
+        if self.times is None:
+            raise ValueError(
+                f"split got {which!r}, but the data have no times: give the names of places."
+            )
+        if isinstance(which, slice):
+            start, stop = (-np.inf if which.start is None else which.start), which.stop
+            return (self.times >= start) & (self.times <= (np.inf if stop is None else stop))
+        unknown = [t for t in which if t not in self.times]
+        if unknown:
+            raise ValueError(
+                f"split: there are no data at t = {listed(unknown)}: give times of the data, or a "
+                "part of the time as slice(start, end)."
+            )
+        return np.isin(self.times, list(which))
+
     def arranged(self, flat: np.ndarray) -> np.ndarray:
         """Numbers of the present values in the form that the user gave, NaN elsewhere."""
         table = np.full(self.values.shape, np.nan)
         table[self.present] = flat
-        whole = (len(self.names), *self.shape)
-        return table.reshape(whole if self.times is None else (-1, *whole))
+        return table.reshape(self.whole)
+
+    def flattened(self, who: str, what: str, given: Any, leading: int = 0) -> np.ndarray:
+        """Numbers in the form of the data, where there are values, ``leading`` axes kept."""
+        array = _array(what, given, who)
+        if array.ndim < leading or array.shape[leading:] != self.whole:
+            more = "(n, ...), with ... = " if leading else ""
+            raise ValueError(
+                f"{who} got {what} of shape {array.shape}: wanted {more}{self.whole}, the data's."
+            )
+        table = array.reshape(*array.shape[:leading], *self.values.shape)
+        return table[..., self.present]
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The shape in which the user gave the values."""
+        leading = () if self.times is None else (len(self.times),)
+        return (*leading, len(self.names), *self.shape)
 
 
-def checked(
-    names: Sequence[str], values: Any, std: Any, times: Any, std_is_optional: bool
-) -> Data:
+def checked(names: Sequence[str], values: Any, std: Any, times: Any, std_is_optional: bool) -> Data:
     """Data of places with these names.
 
     Raises
@@ -87,12 +131,12 @@ def checked(
     return data
 
 
-def _array(what: str, given: Any) -> np.ndarray:
+def _array(what: str, given: Any, who: str = "Observations") -> np.ndarray:
     try:
         return np.array(given, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Observations got {what} that are no array of numbers ({error}): wanted numbers, NaN "
+            f"{who} got {what} that are no array of numbers ({error}): wanted numbers, NaN "
             "for what is missing."
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 from pyadjoint import AdjFloat
 from pyadjoint.tape import no_annotations
 
+from femnn.observation.comparison import Comparison
 from femnn.observation.data import Data, checked
 from femnn.observation.errors import Errors
 from femnn.observation.observable import Observable, check_same_on_ranks, listed
-from femnn.observation.observed import Comparison, Observed
+from femnn.observation.observed import Observed
+from femnn.observation.table import Table
 from femnn.tape.losses import Loss
 
 
@@ -218,6 +221,90 @@ class Observations:
             raise ValueError("between: the data have no times.")
         kept = (self.times >= start) & (self.times <= end)
         return self._only(kept[:, None], f"no values between {start:g} and {end:g}")
+
+    def split(
+        self, held_out: str | slice | Sequence[str] | Sequence[float]
+    ) -> tuple[Observations, Observations]:
+        """Data to learn from, and data that are held out to test what was learned.
+
+        Parameters
+        ----------
+        held_out
+            Names of places, times of data, or a part of the time as ``slice(start, end)``, both
+            ends included.
+
+        Returns
+        -------
+        kept, held_out : Observations
+            Of the same places and times, each with gaps where the other has values.
+
+        Raises
+        ------
+        ValueError
+            If a name or a time is not one of the data, or one of the two would be empty.
+
+        Examples
+        --------
+        >>> seen, unseen = data.split(["north", "south"])
+        >>> J = seen.misfit(u)
+        >>> print(unseen.scores(unseen.at(u)))
+        """
+        held = self._data.held_out(held_out)
+        return self._only(~held, "no values left"), self._only(held, "no values to hold out")
+
+    def scores(
+        self, model: Any, *, std: Any = None, samples: Any = None, level: float = 0.9
+    ) -> Table:
+        """How good a model is, by place and in all.
+
+        Parameters
+        ----------
+        model
+            The model's values, of the shape of :attr:`values`: ``observe.model``, or of a steady
+            model ``data.at(u)``.  Not used in gaps.
+        std
+            Standard deviation of the model's values, as of a posterior: a number, or of the shape
+            of :attr:`values`.  The data's own error is added to it.
+        samples
+            Instead, samples of the model's values, shape ``(n_samples, ...)`` with the shape of
+            :attr:`values` behind.  The data's own error is added to each.
+        level
+            Probability of the interval whose coverage is counted.
+
+        Returns
+        -------
+        Table
+            A row for each place that has data, and ``"all"``.  Columns: ``n``, the number of data;
+            ``rmse``; ``bias``, the mean of model minus data; ``nse`` (Nash-Sutcliffe) and ``kge``
+            (Kling-Gupta), NaN where there are too few data for a spread; with ``std`` or
+            ``samples`` the mean ``crps`` (continuous ranked probability score) and ``coverage of
+            90%``, the part of the data in the central interval of this probability.  ``rmse``,
+            ``bias`` and ``crps`` are in the data's unit.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, ``level`` is no probability, or the model has no value where
+            there is a datum.
+
+        Notes
+        -----
+        In the row of all the spread in ``nse`` is about each place's own mean where there are
+        times, so that places at different levels do not count as skill; ``kge`` is given for steady
+        models only.  The errors are taken for normal, with the present values of what is estimated.
+
+        References
+        ----------
+        H. V. Gupta, H. Kling, K. K. Yilmaz, G. F. Martinez: Decomposition of the mean squared error
+        and NSE performance criteria, J. Hydrol. 377 (2009).  T. Gneiting, A. E. Raftery: Strictly
+        proper scoring rules, prediction, and estimation, J. Amer. Statist. Assoc. 102 (2007).
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"scores got level={level!r}: wanted a probability, such as 0.9.")
+        rows, columns = self._comparison.scores(model, std, samples, level)
+        in_unit = ("rmse", "bias", "crps") if self.units else ()
+        units = {name: self.units for name in columns if name in in_unit}
+        return Table(columns, rows, units, self.name)
 
     def _only(self, keep: np.ndarray, empty: str) -> Observations:
         """The same with gaps elsewhere; an error where nothing is left."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,83 +10,11 @@ from pyadjoint import AdjFloat
 from torch import Tensor, nn
 
 from femnn.autograd.apply import apply
-from femnn.observation.data import Data
-from femnn.observation.errors import Errors, Logarithms, Residuals
-from femnn.observation.observable import Observable
-from femnn.tape.losses import Loss
-from femnn.tape.squares import sum_of_squares
+from femnn.observation.comparison import Comparison
 from femnn.tape.vector import Vector
 
 # Times that differ by less than this part of a step are the same: sums of steps have rounding.
 SAME_TIME = 1e-6
-# A weighted misfit of this size says that something else than the model's law is wrong.
-SUSPICIOUS = 1e3
-
-
-class Comparison:
-    """What a model's values are compared with.
-
-    Parameters
-    ----------
-    at
-        What is observed.
-    data
-        The data.
-    errors
-        Their errors.
-    loss
-        What a weighted residual costs; half its square where it is ``None``.
-    """
-
-    def __init__(self, at: Observable, data: Data, errors: Errors, loss: Loss | None):
-        self.at, self.data, self.errors, self.loss = at, data, errors, loss
-        self.rows, self.columns = np.nonzero(data.present)
-        self._is_checked = False
-
-    @property
-    def n_values(self) -> int:
-        """The number of values that are no gaps."""
-        return len(self.rows)
-
-    def where(self, i: int) -> str:
-        """Where the i-th value is, in words."""
-        return self.data.where(self.rows[i], self.columns[i])
-
-    def residuals(self, parts: list[Vector]) -> Vector:
-        """Weighted residuals of the model's values, recorded."""
-        model = np.concatenate([part.vector for part in parts])
-        self.errors.present_std(model, self.where)
-        result = self._apply(Residuals, parts, "weighted residuals")
-        self._check_size(model, result.vector)
-        return result
-
-    def misfit(self, parts: list[Vector], residuals: Vector) -> AdjFloat:
-        """Minus the log likelihood, up to a constant; recorded."""
-        value = sum_of_squares(residuals, self.loss)
-        if self.errors.are_estimated:
-            value = value + self._apply(Logarithms, parts, "log errors").sum()
-        return value
-
-    def _apply(self, kind: type[Residuals], parts: list[Vector], name: str) -> Vector:
-        into = Vector(np.zeros(self.n_values), self.at.comm, name)
-        net = kind(self.errors, len(parts))
-        return apply(net, *parts, *self.errors.parameters, into=into)
-
-    def _check_size(self, model: np.ndarray, residuals: np.ndarray) -> None:
-        """Warn once where the model's values are far from the data."""
-        if self._is_checked:
-            return
-        self._is_checked = True
-        rms = float(np.sqrt(np.mean(residuals**2)))
-        if rms > SUSPICIOUS:
-            data = self.data.values[self.rows, self.columns]
-            warnings.warn(
-                f"Observations: the first misfit's root mean square is {rms:.3g} standard "
-                f"deviations: the data go from {data.min():g} to {data.max():g}, the model's "
-                f"values from {model.min():g} to {model.max():g}. Look whether both have the same "
-                "unit, and whether std is in it.",
-                stacklevel=5,
-            )
 
 
 class Observed:

@@ -125,7 +125,7 @@ def recorded(block: Block) -> Any:
     return value
 
 
-def stacked(numbers: Sequence[Any], comm: MPI.Comm, name: str) -> Vector:
+def stacked(numbers: Sequence[Any], comm: MPI.Comm, name: str, shape: tuple[int, ...]) -> Vector:
     """Numbers as a vector; recorded on the tape.
 
     Parameters
@@ -134,8 +134,10 @@ def stacked(numbers: Sequence[Any], comm: MPI.Comm, name: str) -> Vector:
         Numbers, the same on every rank.
     comm, name
         As for :class:`Vector`.
+    shape
+        The vector's shape.
     """
-    value = Vector([float(number) for number in numbers], comm, name)
+    value = Vector(np.reshape([float(number) for number in numbers], shape), comm, name)
     if annotate_tape() and any(isinstance(number, AdjFloat) for number in numbers):
         block = StackBlock(numbers, value)
         get_working_tape().add_block(block)

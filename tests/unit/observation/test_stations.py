@@ -145,7 +145,9 @@ def test_one_dimension():
 @pytest.mark.parallel([1, 2, 3])
 def test_points_outside_are_named(mesh):
     points = [[0.5, 0.5], [1.5, 0.5], [0.2, -3.0]]
-    with pytest.raises(ValueError, match=r"'b at \[1.5, 0.5\]', 'c at .*within \[0, 1\] x \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"'b at \[1.5, 0.5\]', 'c at .*within \[0, 1\] x \[0, 1\]"
+    ):
         femnn.Stations(mesh, points, names="abc")
 
 
