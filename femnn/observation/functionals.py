@@ -172,7 +172,7 @@ class _OverRegions(Observable):
         size, why = 0.0, ""
         try:
             size = fd.assemble(fd.Constant(1.0) * measure)
-        except LookupError as error:  # no rank has the number
+        except (LookupError, ValueError) as error:  # no rank has the number
             why = f" ({error.args[0]})"
         if not size > 0:
             raise ValueError(

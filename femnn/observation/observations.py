@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import copy
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pyadjoint import AdjFloat
 from pyadjoint.tape import no_annotations
 
-from femnn.observation.comparison import Comparison
-from femnn.observation.data import Data, checked
-from femnn.observation.errors import Errors
+from femnn.observation.cf import time_series
+from femnn.observation.data import checked
+from femnn.observation.netcdf import read
 from femnn.observation.observable import Observable, check_same_on_ranks, listed
 from femnn.observation.observed import Observed
+from femnn.observation.parts import Parted
+from femnn.observation.sources import places, source_of
 from femnn.observation.table import Table
+from femnn.observation.times import as_numbers
+from femnn.parallel import on_rank_zero
 from femnn.tape.losses import Loss
 
 
-class Observations:
+class Observations(Parted):
     """Data at stations, or of other observables, with their errors.
 
     Parameters
@@ -29,12 +31,17 @@ class Observations:
         :class:`~femnn.Fluxes` or :class:`~femnn.Functionals`.
     values
         The data, shape ``(n, ...)``, with times ``(n_times, n, ...)``, where ``...`` is the shape
-        of what is observed.  NaN is a gap, and stays one.  The same on every rank.
+        of what is observed.  NaN is a gap, and stays one.  The same on every rank.  A pandas
+        table has a column for each place and times as its index, a pandas series the places' names
+        as its index, an xarray array a dimension whose coordinate has the names; these are brought
+        into the order of ``at``, and data of other places are left out.
     std
         Standard deviation of the data's errors: a number, one for each place, shape ``(n,)``, or
-        one for each value.  May be left out where ``scale`` is given.
+        one for each value, as an array or as ``values``.  May be left out where ``scale`` is
+        given.
     times
-        The values' times, increasing, shape ``(n_times,)``; ``None`` for a steady model.
+        The values' times, increasing, shape ``(n_times,)``: numbers in the model's unit, or dates.
+        Those of a table by default; ``None`` for a steady model.
     scale
         A factor of ``std`` that is estimated: a Constant or a Function on the Real space, a scalar
         or one number for each place, or an :class:`~femnn.ErrorModel`.
@@ -44,9 +51,13 @@ class Observations:
     loss
         :class:`~femnn.Huber` or :class:`~femnn.StudentT` where data may have outliers.
     units
-        The data's unit, for tables and figures.
+        The data's unit, for tables and figures; that of a table or an xarray array by default.
     name
         What was measured, for tables and figures.
+    origin
+        The date at which the model's time is zero, where times are dates: ``"2020-01-01"``.
+    time_unit
+        The unit of the model's time then: ``"s"``, ``"min"``, ``"h"`` or ``"d"``.
 
     Attributes
     ----------
@@ -110,41 +121,81 @@ class Observations:
         loss: Loss | None = None,
         units: str = "",
         name: str = "",
+        origin: Any = None,
+        time_unit: str = "s",
     ):
         if not isinstance(at, Observable):
             raise TypeError(
                 f"Observations got a {type(at).__name__} as what is observed: wanted "
                 "Stations(mesh, points), or Averages, Fluxes or Functionals."
             )
-        data = checked(at.names, values, std, times, scale is not None)
+        source = source_of(at.names, values)
+        times = source.times if times is None else times
+        times = None if times is None else as_numbers(times, origin, time_unit)
+        std = source_of(at.names, std).values
+        data = checked(at.names, source.values, std, times, scale is not None)
         check_same_on_ranks("Observations", at.comm, "data", data.values, data.std, data.times)
-        self.at, self.units, self.name = at, units, name
-        self._errors = {"scale": scale, "correlation": correlation}
-        self._loss = loss
-        self._set(data)
+        self.units, self.name = units or source.units, name or source.name
+        super().__init__(at, data, loss, {"scale": scale, "correlation": correlation})
 
-    def _set(self, data: Data) -> None:
-        self._data = data
-        self.names, self.times = data.names, data.times
-        rows, columns = np.nonzero(data.present)
-        times = None if data.times is None else data.times[rows]
-        flat = data.values[data.present], data.std[data.present]
-        errors = Errors(*flat, times, columns, data.values.shape[1], **self._errors)
-        self._comparison = Comparison(self.at, data, errors, self._loss)
+    @classmethod
+    def from_netcdf(
+        cls,
+        at: Observable,
+        path: str | Path,
+        variable: str,
+        std: Any = None,
+        *,
+        origin: Any = None,
+        time_unit: str | None = None,
+        **options: Any,
+    ) -> Observations:
+        """Time series at stations from a netCDF file of the CF conventions.  Collective.
 
-    @property
-    def values(self) -> np.ndarray:
-        """The data, of the shape ``(n, ...)`` or ``(n_times, n, ...)``; NaN in gaps."""
-        return self._data.arranged(self._data.values[self._data.present])
+        Rank 0 reads.  Series of stations that ``at`` does not have are left out.
 
-    @property
-    def std(self) -> np.ndarray:
-        """The standard deviations, of the shape ``(n, ...)`` or ``(n_times, n, ...)``."""
-        return self._data.arranged(self._data.std[self._data.present])
+        Parameters
+        ----------
+        at
+            What is observed; its names are the file's, in any order.
+        path
+            A netCDF file, classic or netCDF-4, with ``featureType = "timeSeries"``.
+        variable
+            The variable with the data.
+        std
+            As for :class:`Observations`, or the name of a variable; by default the ancillary
+            variable whose standard name ends with ``standard_error``, where there is one.
+        origin
+            The date at which the model's time is zero; the file's own by default.
+        time_unit
+            The unit of the model's time: ``"s"``, ``"min"``, ``"h"`` or ``"d"``; the file's own by
+            default.
+        **options
+            More for :class:`Observations`.
 
-    def __len__(self) -> int:
-        """The number of values that are no gaps."""
-        return self._comparison.n_values
+        Returns
+        -------
+        Observations
+            With the file's units and names; what the file marks as missing is a gap.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no netCDF file, a variable is not there or has no such series, a station is
+            missing, or there is no ``std``.
+        """
+        own = std if isinstance(std, str) else None
+        series = on_rank_zero(
+            at.comm, lambda: time_series(read(path), variable, own, origin, time_unit)
+        )
+        columns = places(at.names, series.names, f"the stations of {path}")
+        values = series.values[..., columns]
+        if own is not None or (std is None and series.std is not None):
+            std = series.std[..., columns]
+        options = {"units": series.units, "name": series.name, **options}
+        return cls(at, values, std, series.times, **options)
 
     def __repr__(self) -> str:
         what = f"{self.name}, " if self.name else ""
@@ -199,59 +250,6 @@ class Observations:
         observe(u)
         return observe.misfit()
 
-    def between(self, start: float = -np.inf, end: float = np.inf) -> Observations:
-        """The same with gaps before and after a part of the time.
-
-        Parameters
-        ----------
-        start, end
-            The first and the last time that count.
-
-        Returns
-        -------
-        Observations
-            New ones of the same places and times.
-
-        Raises
-        ------
-        ValueError
-            If there are no times, or no values in this part.
-        """
-        if self.times is None:
-            raise ValueError("between: the data have no times.")
-        kept = (self.times >= start) & (self.times <= end)
-        return self._only(kept[:, None], f"no values between {start:g} and {end:g}")
-
-    def split(
-        self, held_out: str | slice | Sequence[str] | Sequence[float]
-    ) -> tuple[Observations, Observations]:
-        """Data to learn from, and data that are held out to test what was learned.
-
-        Parameters
-        ----------
-        held_out
-            Names of places, times of data, or a part of the time as ``slice(start, end)``, both
-            ends included.
-
-        Returns
-        -------
-        kept, held_out : Observations
-            Of the same places and times, each with gaps where the other has values.
-
-        Raises
-        ------
-        ValueError
-            If a name or a time is not one of the data, or one of the two would be empty.
-
-        Examples
-        --------
-        >>> seen, unseen = data.split(["north", "south"])
-        >>> J = seen.misfit(u)
-        >>> print(unseen.scores(unseen.at(u)))
-        """
-        held = self._data.held_out(held_out)
-        return self._only(~held, "no values left"), self._only(held, "no values to hold out")
-
     def scores(
         self, model: Any, *, std: Any = None, samples: Any = None, level: float = 0.9
     ) -> Table:
@@ -305,12 +303,3 @@ class Observations:
         in_unit = ("rmse", "bias", "crps") if self.units else ()
         units = {name: self.units for name in columns if name in in_unit}
         return Table(columns, rows, units, self.name)
-
-    def _only(self, keep: np.ndarray, empty: str) -> Observations:
-        """The same with gaps elsewhere; an error where nothing is left."""
-        data = self._data.only(keep)
-        if not data.present.any():
-            raise ValueError(f"Observations: there are {empty}.")
-        part = copy(self)
-        part._set(data)
-        return part

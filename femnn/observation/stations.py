@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import firedrake as fd
@@ -12,6 +13,8 @@ from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop
 
 from femnn.fields.copies import CoordinateState
 from femnn.fields.interpolation import Interpolated
+from femnn.observation.cf import stations_in
+from femnn.observation.netcdf import read
 from femnn.observation.observable import (
     Observable,
     as_expression,
@@ -20,7 +23,8 @@ from femnn.observation.observable import (
     listed,
 )
 from femnn.observation.points import PointOrder, PointValues, ValuesBlock
-from femnn.parallel import any_rank, range_over_ranks
+from femnn.observation.sources import places
+from femnn.parallel import any_rank, on_rank_zero, range_over_ranks
 from femnn.tape.vector import Vector
 
 
@@ -126,6 +130,45 @@ class Stations(Observable):
             raise ValueError(f"Stations.along got n={n!r}: wanted a whole number of at least 2.")
         points = np.linspace(np.atleast_1d(start), np.atleast_1d(end), int(n))
         return cls(mesh, points, [f"{name} {i}" for i in range(int(n))])
+
+    @classmethod
+    def from_netcdf(
+        cls,
+        mesh: Any,
+        path: str | Path,
+        names: Iterable[Any] | None = None,
+        coordinates: Sequence[str] | None = None,
+    ) -> Stations:
+        """The stations of a netCDF file of the CF conventions.  Collective; rank 0 reads.
+
+        Parameters
+        ----------
+        mesh
+            The mesh, in the coordinates of the file.
+        path
+            A netCDF file, classic or netCDF-4, with ``featureType = "timeSeries"``.
+        names
+            Those that are wanted, in this order; all by default.
+        coordinates
+            The variables with the coordinates; by default those of the axes X, Y and Z.
+
+        Returns
+        -------
+        Stations
+            With the file's names.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no netCDF file, a name or a variable is not there, or a point is outside the
+            mesh.
+        """
+        n = mesh.geometric_dimension
+        found, points = on_rank_zero(mesh.comm, lambda: stations_in(read(path), coordinates, n))
+        names = found if names is None else [str(name) for name in names]
+        return cls(mesh, points[places(names, found, f"the stations of {path}")], names)
 
     def __call__(self, u: Any) -> Vector:
         """The values of a field or an expression at the stations; recorded.  Collective.
