@@ -7,6 +7,7 @@ from .coefficient.functionals import assemble as assemble
 from .evaluation.arrays import evaluate as evaluate
 from .export.files import load as load
 from .export.files import save as save
+from .export.observed import plot_observations as plot_observations
 from .export.plots import plot_law as plot_law
 from .export.results import save_results as save_results
 from .export.tables import save_table as save_table

@@ -51,9 +51,9 @@ class Observations(Parted):
     loss
         :class:`~femnn.Huber` or :class:`~femnn.StudentT` where data may have outliers.
     units
-        The data's unit, for tables and figures; that of a table or an xarray array by default.
+        The data's unit, for tables of scores; the one that pandas or xarray hold by default.
     name
-        What was measured, for tables and figures.
+        What was measured, for tables of scores.
     origin
         The date at which the model's time is zero, where times are dates: ``"2020-01-01"``.
     time_unit

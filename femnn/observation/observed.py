@@ -207,13 +207,13 @@ class _Chosen(nn.Module):
         return values.reshape(-1)[self._columns]
 
 
-class _Between(_Chosen):
+class _Between(nn.Module):
     """The same between two states of the model."""
 
     def __init__(self, columns: Tensor, weights: Tensor):
-        super().__init__(columns)
-        self._weights = weights
+        super().__init__()
+        self._columns, self._weights = columns, weights
 
     def forward(self, before: Tensor, values: Tensor) -> Tensor:
-        chosen = super().forward
-        return (1 - self._weights) * chosen(before) + self._weights * chosen(values)
+        first, second = (state.reshape(-1)[self._columns] for state in (before, values))
+        return (1 - self._weights) * first + self._weights * second

@@ -248,11 +248,12 @@ class Stations(Observable):
         )
 
 
-def _index_of(points: Any) -> Any:
+def _index_of(points: Any) -> list | None:
     """The index of a pandas table, where it has names."""
     index = getattr(points, "index", None)
-    named = index is not None and not callable(index) and type(index).__name__ != "RangeIndex"
-    return list(index) if named else None
+    if index is None or callable(index) or type(index).__name__ == "RangeIndex":
+        return None
+    return list(index)
 
 
 def _checked_points(mesh: Any, points: Any) -> np.ndarray:
