@@ -67,9 +67,10 @@ def plot_observations(
     if ax is None:
         _, ax = pyplot.subplots(layout="constrained")
     if data.times is None:
-        _draw_steady(ax, values[places], std[places], model[places])  # type: ignore[index]
-    for i in places if data.times is not None else ():
-        _draw_in_time(ax, data, i, values[:, i], std[:, i], None if model is None else model[:, i])
+        _draw_steady(ax, values[places], std[places], model[places])
+    else:
+        for i in places:
+            _draw_in_time(ax, data, i, model)
     label = f"{data.name or 'observed'}{f' [{data.units}]' if data.units else ''}"
     if data.times is None:
         ax.set(xlabel=f"{label}, observed", ylabel=f"{label}, model")
@@ -86,16 +87,14 @@ def _draw_steady(ax: Axes, values: np.ndarray, std: np.ndarray, model: np.ndarra
     ax.errorbar(values, model, xerr=std, fmt="o", markersize=4, linewidth=1, label="stations")
 
 
-def _draw_in_time(
-    ax: Axes, data: Observations, i: int, values: np.ndarray, std: np.ndarray, model: Any
-) -> None:
+def _draw_in_time(ax: Axes, data: Observations, i: int, model: np.ndarray | None) -> None:
+    values, name = data.values[:, i], data.names[i]
     seen = ~np.isnan(values)
-    times = data.times[seen]
-    drawn = ax.errorbar(
-        times, values[seen], yerr=std[seen], fmt="o", markersize=3, linewidth=1, label=data.names[i]
-    )
+    times, std = np.asarray(data.times)[seen], data.std[seen, i]
+    style: dict[str, Any] = {"fmt": "o", "markersize": 3, "linewidth": 1}
+    drawn = ax.errorbar(times, values[seen], yerr=std, label=name, **style)
     if model is not None:
-        ax.plot(times, model[seen], color=drawn[0].get_color(), linewidth=1.5)
+        ax.plot(times, model[seen, i], color=drawn[0].get_color(), linewidth=1.5)
 
 
 def _places(data: Observations, names: Sequence[str] | None) -> list[int]:
