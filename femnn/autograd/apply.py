@@ -30,9 +30,9 @@ def apply(net: nn.Module, *inputs: Any, into: Any) -> Any:
     into
         What the output is: a function space (the module returns the rank-local values, in
         the shape of ``Function(into).dat.data_ro``), or a Constant or values at stations, whose
-        shape is taken (the module returns the same on every rank, as for the Real space), or ``float`` for a
-        number such as a loss: the module returns the rank's part of a sum over the ranks, or
-        where no input is rank-local the number itself, the same on every rank.
+        shape is taken (the module returns the same on every rank, as for the Real space), or
+        ``float`` for a number such as a loss: the module returns the rank's part of a sum over
+        the ranks, or where no input is rank-local the number itself, the same on every rank.
 
     Returns
     -------

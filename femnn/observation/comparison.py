@@ -61,7 +61,7 @@ class Comparison:
     def misfit(self, parts: list[Vector], residuals: Vector) -> AdjFloat:
         """Minus the log likelihood, up to a constant; recorded."""
         value = sum_of_squares(residuals, self.loss)
-        if self.errors.are_estimated:
+        if self.errors.are_estimated:  # a sum of a vector: nothing for Gauss-Newton's matrix
             value = value + self._apply(Logarithms, parts, "log errors").sum()
         return value
 

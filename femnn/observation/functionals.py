@@ -8,14 +8,18 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
+import torch
 import ufl
+from pyadjoint import AdjFloat
 from pyadjoint.tape import no_annotations
+from torch import Tensor, nn
 
+from femnn.autograd.apply import apply
 from femnn.coefficient.functionals import assemble
 from femnn.fields.copies import CoordinateState
 from femnn.observation.observable import Observable, checked_names, listed
 from femnn.parallel import any_rank
-from femnn.tape.vector import Vector, stacked
+from femnn.tape.vector import Vector
 
 Region = Any  # a subdomain's id, several of them, or a measure
 
@@ -291,7 +295,22 @@ def _measure(who: str, whole: ufl.Measure, region: Region) -> ufl.Measure:
 
 def _numbers(forms: Sequence[Any], comm: Any, shape: tuple[int, ...]) -> Vector:
     numbers = [assemble(form) if isinstance(form, ufl.Form) else form for form in forms]
-    return stacked(numbers, comm, "integrals", shape)
+    inputs = [
+        n if isinstance(n, AdjFloat) else torch.tensor(float(n), dtype=torch.float64)
+        for n in numbers
+    ]
+    return apply(_Stacked(shape), *inputs, into=Vector(np.zeros(shape), comm, "integrals"))
+
+
+class _Stacked(nn.Module):
+    """Numbers as one array."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self._shape = shape
+
+    def forward(self, *numbers: Tensor) -> Tensor:
+        return torch.stack(numbers).reshape(self._shape)
 
 
 def _some_names(who: str, names: Iterable[Any]) -> tuple[str, ...]:

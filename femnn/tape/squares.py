@@ -39,7 +39,8 @@ class SumOfSquares(Block):
     """Half the sum of squared residuals, or the sum of their losses.
 
     A Gauss-Newton method takes the residuals and their tangent-linear values from :attr:`node`,
-    and seeds its adjoint with :meth:`curvature` times these, times the output's adjoint value.
+    and seeds its adjoint with :meth:`curvature` times these, times the output's adjoint value:
+    :meth:`evaluate_gauss_newton` does so.
 
     Parameters
     ----------
@@ -52,6 +53,7 @@ class SumOfSquares(Block):
     def __init__(self, residuals: Vector, loss: Loss):
         super().__init__()
         self.loss = loss
+        self._second = loss.bend
         add_dependencies(self, [residuals])
 
     def __str__(self) -> str:
@@ -71,6 +73,14 @@ class SumOfSquares(Block):
             Not negative, shape ``(n_residuals,)``, the same on every rank; one for squares.
         """
         return self.loss.weight(self.node.saved_output.vector)
+
+    def evaluate_gauss_newton(self, markings: bool = False) -> None:
+        """As ``evaluate_hessian``, with :meth:`curvature` for the loss's second derivative."""
+        self._second = self.loss.weight
+        try:
+            self.evaluate_hessian(markings=markings)
+        finally:
+            self._second = self.loss.bend
 
     def recompute_component(
         self, inputs: list, block_variable: Any, idx: int, prepared: Any
@@ -101,5 +111,5 @@ class SumOfSquares(Block):
         change = float(hessian_inputs[0]) * self.loss.slope(r)
         direction = block_variable.tlm_value
         if direction is not None and adj_inputs[0] is not None:
-            change = change + float(adj_inputs[0]) * self.loss.bend(r) * direction.vector
+            change = change + float(adj_inputs[0]) * self._second(r) * direction.vector
         return inputs[0].like(change)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +88,9 @@ class Vector(VectorArithmetic, VectorControl):
     def __repr__(self) -> str:
         return f"Vector({self.name}, {len(self)} values)"
 
+    def __str__(self) -> str:
+        return str(self.array)
+
     def _operand(self, other: Any) -> Any:
         if isinstance(other, np.ndarray) and other.shape == self.shape:
             other = other.ravel()
@@ -123,72 +125,6 @@ def recorded(block: Block) -> Any:
     get_working_tape().add_block(block)
     block.add_output(value.create_block_variable())
     return value
-
-
-def stacked(numbers: Sequence[Any], comm: MPI.Comm, name: str, shape: tuple[int, ...]) -> Vector:
-    """Numbers as a vector; recorded on the tape.
-
-    Parameters
-    ----------
-    numbers
-        Numbers, the same on every rank.
-    comm, name
-        As for :class:`Vector`.
-    shape
-        The vector's shape.
-    """
-    value = Vector(np.reshape([float(number) for number in numbers], shape), comm, name)
-    if annotate_tape() and any(isinstance(number, AdjFloat) for number in numbers):
-        block = StackBlock(numbers, value)
-        get_working_tape().add_block(block)
-        block.add_output(value.create_block_variable())
-    return value
-
-
-class StackBlock(Block):
-    """Numbers as a vector."""
-
-    def __init__(self, numbers: Sequence[Any], like: Vector):
-        super().__init__()
-        self._like = like._same()
-        self._places = [i for i, n in enumerate(numbers) if isinstance(n, AdjFloat)]
-        add_dependencies(self, [numbers[i] for i in self._places])
-
-    def __str__(self) -> str:
-        return "stack"
-
-    def recompute_component(
-        self, inputs: list, block_variable: Any, idx: int, prepared: Any
-    ) -> Vector:
-        return self._like.like(self._with(self._like.vector, inputs))
-
-    def evaluate_adj_component(
-        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> AdjFloat:
-        return AdjFloat(adj_inputs[0].vector[self._places[idx]])
-
-    def evaluate_tlm_component(
-        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> Vector:
-        dots = [0.0 if dot is None else float(dot) for dot in tlm_inputs]
-        return self._like.like(self._with(np.zeros(len(self._like)), dots))
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list,
-        hessian_inputs: list,
-        adj_inputs: list,
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: list,
-        prepared: Any = None,
-    ) -> AdjFloat:
-        return AdjFloat(hessian_inputs[0].vector[self._places[idx]])
-
-    def _with(self, vector: np.ndarray, numbers: list) -> np.ndarray:
-        result = vector.copy()
-        result[self._places] = [float(number) for number in numbers]
-        return result
 
 
 class TotalBlock(Block):
