@@ -7,6 +7,7 @@ from .coefficient.functionals import assemble as assemble
 from .evaluation.arrays import evaluate as evaluate
 from .export.files import load as load
 from .export.files import save as save
+from .export.observed import plot_observations as plot_observations
 from .export.plots import plot_law as plot_law
 from .export.results import save_results as save_results
 from .export.tables import save_table as save_table
@@ -22,7 +23,15 @@ from .networks.symmetry import Even as Even
 from .networks.symmetry import Odd as Odd
 from .networks.symmetry import SPDTensor as SPDTensor
 from .networks.symmetry import SymmetricTensor as SymmetricTensor
+from .observation.errors import ErrorModel as ErrorModel
+from .observation.functionals import Averages as Averages
+from .observation.functionals import Fluxes as Fluxes
+from .observation.functionals import Functionals as Functionals
+from .observation.observations import Observations as Observations
+from .observation.stations import Stations as Stations
 from .points.places import QuadratureSpace as QuadratureSpace
+from .tape.losses import Huber as Huber
+from .tape.losses import StudentT as StudentT
 from .tape.scheduled import enable_checkpointing as enable_checkpointing
 from .tape.weights import Weights as Weights
 from .time.adaptive import AdaptiveSteps as AdaptiveSteps

@@ -23,19 +23,20 @@ def apply(net: nn.Module, *inputs: Any, into: Any) -> Any:
     net
         A module that is called as ``net(*tensors)``; its value must depend on nothing else.
     *inputs
-        Functions, Constants and recorded numbers, which become tensors and have gradients, or
-        tensors, which are data.  A Function's tensor is rank-local: the values of the degrees of
-        freedom that the rank owns, shape ``(n_owned, ...)``.
+        Functions, Constants, values at stations (:class:`~femnn.Stations`) and recorded numbers,
+        which become tensors and have gradients, or tensors, which are data.  A Function's tensor is
+        rank-local: the values of the degrees of freedom that the rank owns, shape
+        ``(n_owned, ...)``.
     into
         What the output is: a function space (the module returns the rank-local values, in
-        the shape of ``Function(into).dat.data_ro``), or a Constant, whose shape is taken
-        (the module returns the same on every rank, as for the Real space), or ``float`` for a
-        number such as a loss: the module returns the rank's part of a sum over the ranks, or
-        where no input is rank-local the number itself, the same on every rank.
+        the shape of ``Function(into).dat.data_ro``), or a Constant or values at stations, whose
+        shape is taken (the module returns the same on every rank, as for the Real space), or
+        ``float`` for a number such as a loss: the module returns the rank's part of a sum over
+        the ranks, or where no input is rank-local the number itself, the same on every rank.
 
     Returns
     -------
-    firedrake.Function, firedrake.Constant or pyadjoint.AdjFloat
+    firedrake.Function, firedrake.Constant, Vector or pyadjoint.AdjFloat
         A new one.  The module's weights are the control ``Weights.of(net)``.
 
     Raises

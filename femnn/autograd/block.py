@@ -12,6 +12,7 @@ from femnn.autograd.operation import Motion, Operation
 from femnn.autograd.values import array_of
 from femnn.fields.cotangents import zero_cotangent
 from femnn.tape.nodes import add_dependencies
+from femnn.tape.vector import Vector
 
 
 class OperatorBlock(Block):
@@ -84,6 +85,8 @@ def _split(inputs: list) -> tuple[np.ndarray, list[np.ndarray]]:
 
 def _as_derivative(source: Any, gradient: np.ndarray) -> Any:
     """An adjoint value of a source, as the tape adds them up."""
+    if isinstance(source, Vector):
+        return source.like(gradient)
     if not isinstance(source, fd.Function):
         return gradient if isinstance(source, fd.Constant) else float(gradient)
     cotangent = zero_cotangent(source.function_space())

@@ -21,13 +21,18 @@ from femnn.autograd.values import (
     field_on,
     is_real,
     is_shared,
+    like,
     numpy_of,
+    shape_of,
 )
 from femnn.evaluation.derivatives import along_directions
 from femnn.evaluation.parameters import ParameterVector
 from femnn.parallel import raise_network_error, same_on_ranks, sum_over_ranks
 from femnn.tape.model import largest_comm
+from femnn.tape.vector import Vector
 from femnn.tape.weights import Weights
+
+ARRAYS = (fd.Constant, Vector)
 
 # The sources' changes and the weights', ``None`` for what does not change.
 Motion: TypeAlias = tuple[list[np.ndarray | None], np.ndarray | None]
@@ -45,7 +50,7 @@ class Operation:
     ----------
     net : torch.nn.Module
         The module.
-    sources : list of Function, Constant or AdjFloat
+    sources : list of Function, Constant, Vector or AdjFloat
         The inputs that have gradients.
     weights : Weights
         The module's weights.
@@ -176,7 +181,7 @@ class Operation:
                 f"apply: the module {name} returned a {type(output).__name__}, wanted one tensor."
             )
         if output.shape != self._shape:
-            kind = "rank-local values'" if is_space(self.into) else "Constant's"
+            kind = "rank-local values'" if is_space(self.into) else f"{type(self.into).__name__}'s"
             whose = "a number's" if self.into is float else f"the {kind}"
             raise ValueError(
                 f"apply: the module {name} returned shape {tuple(output.shape)}, wanted "
@@ -203,23 +208,24 @@ class Operation:
     def _wrap(self, array: np.ndarray) -> Any:
         if self.into is float:
             return AdjFloat(array)
-        return field_on(self.into, array) if is_space(self.into) else fd.Constant(array)
+        return field_on(self.into, array) if is_space(self.into) else like(self.into, array)
 
     def _comm(self) -> MPI.Comm:
         if is_space(self.into):
             return self.into.mesh().comm
-        return largest_comm(self.sources) or MPI.COMM_SELF
+        return largest_comm([*self.sources, self.into]) or MPI.COMM_SELF
 
     def _check_kinds(self) -> None:
         for value in self.inputs:
-            if not isinstance(value, (fd.Function, fd.Constant, AdjFloat, Tensor)):
+            if not isinstance(value, (fd.Function, *ARRAYS, AdjFloat, Tensor)):
                 raise TypeError(
                     f"apply: an input is a {type(value).__name__}, wanted a Function, a Constant, "
-                    "a recorded number (AdjFloat, as femnn.assemble makes) or a tensor."
+                    "values at stations, a recorded number (AdjFloat, as femnn.assemble makes) or "
+                    "a tensor."
                 )
             if isinstance(value, fd.Function):
                 check_one_block(value.function_space(), "apply", f"input {value.name()}")
-        if isinstance(self.into, fd.Constant) or self.into is float:
+        if isinstance(self.into, ARRAYS) or self.into is float:
             return
         if not is_space(self.into):
             raise TypeError(
@@ -238,7 +244,7 @@ def _shape_of(into: Any) -> tuple[int, ...]:
     """The shape that the module's output must have on this rank."""
     if into is float:
         return ()
-    return fd.Function(into).dat.data_ro.shape if is_space(into) else into.ufl_shape
+    return shape_of(fd.Function(into) if is_space(into) else into)
 
 
 def _add_products(

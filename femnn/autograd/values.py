@@ -1,8 +1,8 @@
 """Values of Firedrake and of torch: fields, Constants and numbers as arrays and tensors.
 
 A field's array is rank-local: the values of the degrees of freedom that the rank owns, in the
-order of ``Function.dat.data_ro``.  Constants and Functions on the Real space are *shared*: the
-same on every rank.
+order of ``Function.dat.data_ro``.  Constants, vectors and Functions on the Real space are *shared*:
+the same on every rank.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from ufl.duals import is_dual
 
+from femnn.tape.vector import Vector
 from femnn.tape.weights import Weights
 
 FIELDS = (fd.Function, fd.Cofunction)
@@ -45,7 +46,9 @@ def check_one_block(space: Any, who: str, what: str) -> None:
 
 
 def array_of(value: Any) -> np.ndarray:
-    """A copy of a field's or Constant's values; arrays and numbers as float arrays."""
+    """A copy of a field's, vector's or Constant's values; numbers as float arrays."""
+    if isinstance(value, Vector):
+        return value.array.copy()
     if not isinstance(value, (*FIELDS, fd.Constant)):
         return np.asarray(value, dtype=float)
     values = np.array(value.dat.data_ro)
@@ -54,6 +57,8 @@ def array_of(value: Any) -> np.ndarray:
 
 def shape_of(value: Any) -> tuple[int, ...]:
     """The shape of :func:`array_of`."""
+    if isinstance(value, Vector):
+        return value.shape
     return value.ufl_shape if isinstance(value, fd.Constant) else value.dat.data_ro.shape
 
 
@@ -85,7 +90,7 @@ def tensor_of(value: Any) -> Tensor:
 
 def like(value: Any, array: np.ndarray) -> Any:
     """A new value of the kind of ``value``.  Collective for fields."""
-    if isinstance(value, Weights):
+    if isinstance(value, (Vector, Weights)):
         return value.like(array)
     if isinstance(value, fd.Constant):
         return fd.Constant(array)

@@ -82,7 +82,7 @@ def plot_law(
     >>> ax = plot_law(kappa, truth=lambda u: 1 + u**2)
     >>> ax.set(xlabel="u", ylabel="kappa(u)")
     """
-    pyplot = _pyplot()
+    pyplot = pyplot_for("plot_law")
     curve, shaded = _curve(law), _visited(law, visited)
     points = np.linspace(*_limits(range, shaded, ax), n)
     values = _values("law", curve, points)
@@ -101,12 +101,13 @@ def plot_law(
     return ax
 
 
-def _pyplot() -> Any:
+def pyplot_for(who: str) -> Any:
+    """matplotlib.pyplot; an error that says how to get it."""
     try:
         from matplotlib import pyplot
     except ImportError as error:
         raise ImportError(
-            "plot_law draws with matplotlib, which is not installed: pip install femnn[demos]"
+            f"{who} draws with matplotlib, which is not installed: pip install femnn[demos]"
         ) from error
     return pyplot
 

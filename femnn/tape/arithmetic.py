@@ -100,9 +100,10 @@ class VectorArithmetic:
             return None
         if isinstance(other, np.ndarray):
             other = other.astype(float)  # a copy, which a block may keep
-        if np.shape(other) not in ((len(self),), ()):
+        shape = (len(other),) if isinstance(other, VectorArithmetic) else other.shape
+        if shape not in ((len(self),), ()):
             raise ValueError(
-                f"{self!r} and an operand of shape {np.shape(other)}: wanted a number, or shape "
+                f"{self!r} and an operand of shape {shape}: wanted a number, or shape "
                 f"({len(self)},)."
             )
         return other

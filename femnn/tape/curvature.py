@@ -74,7 +74,9 @@ def gauss_newton(block: Block, markings: bool) -> None:
     outputs = block.get_outputs()
     if all(isinstance(bv.output, AdjFloat) and bv.adj_value is not None for bv in outputs):
         block.evaluate_adj(markings=markings)
-        block.evaluate_hessian(markings=markings)
+        # A loss that is not convex has a curvature of its own for this.
+        second_order = getattr(block, "evaluate_gauss_newton", block.evaluate_hessian)
+        second_order(markings=markings)
         return
     nodes = list(dict.fromkeys([*outputs, *block.get_dependencies()]))
     known = [bv.adj_value for bv in nodes]

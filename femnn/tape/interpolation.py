@@ -64,13 +64,14 @@ class InterpolationBlock(OnMeshes):
         self, inputs: list, block_variable: Any, idx: int, prepared: Any
     ) -> Any:
         self._load(inputs)
-        return maybe_disk_checkpoint(self._function(self.given.value))
+        value = self.result(self.given.value)
+        return maybe_disk_checkpoint(value) if isinstance(value, fd.Function) else value
 
     def prepare_evaluate_adj(
         self, inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> fd.Cofunction:
         self._load(inputs)
-        return self._cofunction(adj_inputs[0])
+        return self.cotangent_of(adj_inputs[0])
 
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
@@ -80,16 +81,15 @@ class InterpolationBlock(OnMeshes):
     @no_annotations
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> fd.Function:
+    ) -> Any:
         self._load(inputs)
-        change = self.given.change(self._moving())
-        return fd.Function(self._output_space) if change is None else self._function(change)
+        return self.result(self.given.change(self._moving()))
 
     def prepare_evaluate_hessian(
         self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> tuple[fd.Cofunction, fd.Cofunction, list[Direction]]:
         self._load(inputs)
-        first, change = self._cofunction(adj_inputs[0]), self._cofunction(hessian_inputs[0])
+        first, change = map(self.cotangent_of, (adj_inputs[0], hessian_inputs[0]))
         return first, change, self._moving()
 
     def evaluate_hessian_component(
@@ -104,20 +104,24 @@ class InterpolationBlock(OnMeshes):
     ) -> Any:
         return self.given.cotangent_change(block_variable.output, *prepared)
 
+    @no_annotations
+    def result(self, values: fd.Function | None) -> Any:
+        """The output with values in the space, or with zeros.  Collective."""
+        result = fd.Function(self._output_space)
+        if values is not None:
+            copy_values(values, result)
+        return result
+
+    @no_annotations
+    def cotangent_of(self, incoming: Any) -> Cotangent:
+        """A cotangent of the output, or ``None`` for zero, as one of values in the space."""
+        result = Cotangent(self.given.space.dual())
+        if incoming is not None:
+            copy_values(incoming, result)
+        return result
+
     def _load(self, inputs: list) -> None:
         self.given.load(dict(zip(self.given.dependencies, inputs, strict=False)))
 
     def _moving(self) -> list[Direction]:
         return self.given.direction({bv.output: bv.tlm_value for bv in self.get_dependencies()})
-
-    def _function(self, values: fd.Function) -> fd.Function:
-        result = fd.Function(self._output_space)
-        copy_values(values, result)
-        return result
-
-    @no_annotations
-    def _cofunction(self, incoming: fd.Cofunction | None) -> Cotangent:
-        result = Cotangent(self.given.space.dual())
-        if incoming is not None:
-            copy_values(incoming, result)
-        return result

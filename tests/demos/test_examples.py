@@ -53,6 +53,10 @@ EXAMPLES = {
         {"CELLS": 8, "STATIONS": 40, "ITERATIONS": 60},
         lambda n: n["with penalty"] < 0.12 and n["with penalty"] < n["no penalty"] / 2,
     ),
+    "stations": (
+        {"CELLS": 6, "STEPS": 5, "WELLS": 12, "ITERATIONS": 25},
+        lambda n: n["law_error"] < 0.1 and n["rmse, held out"] < 0.02,
+    ),
     "stored_energy": (
         {"CELLS": 3, "ITERATIONS": 40},
         lambda n: n["slope_error"] < 0.06,

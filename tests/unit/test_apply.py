@@ -239,7 +239,7 @@ def test_inputs_and_outputs_of_other_kinds_are_refused(V):
     net, f, W = Cube(), Function(V), V * V
     vector = Function(VectorFunctionSpace(V.mesh(), "CG", 1), name="flow")
     for message, arguments, into in [
-        ("an input is a float, wanted a Function, a Constant, a recorded number", [1.0], V),
+        ("an input is a float, wanted a Function, a Constant, values at stations", [1.0], V),
         ("the input w is in a mixed space.*a Function for each part", [Function(W, name="w")], V),
         (r"the input view\[0\]\(flow\) is a component of a vector field", [vector.sub(0)], V),
         ("the output is in a mixed space", [f], W),

@@ -128,3 +128,45 @@ def test_one_rank_may_draw_a_network_alone():
     if MPI.COMM_WORLD.rank == 1:
         femnn.plot_law(femnn.MLP(1, 2, 1), visited=(0, 1))
     MPI.COMM_WORLD.barrier()
+
+
+# Observations
+
+
+@pytest.fixture
+def data():
+    """Two places, one with a gap; three times."""
+    stations = femnn.Stations(fd.UnitSquareMesh(1, 1), [[0.2, 0.2], [0.7, 0.7]], ["a", "b"])
+    values = [[1.0, 2.0], [1.5, np.nan], [2.0, 3.0]]
+    return femnn.Observations(stations, values, 0.1, [0.0, 1.0, 2.0], units="m", name="head")
+
+
+def test_observations_in_time(data):
+    ax = femnn.plot_observations(data, np.nan_to_num(data.values) + 0.5, time_unit="d")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("t [d]", "head [m]")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    lines = [drawn.get_xydata() for drawn in ax.lines]
+    assert len(lines) == 4
+    np.testing.assert_array_equal(lines[2], [[0, 2], [2, 3]])
+    np.testing.assert_array_equal(lines[3], [[0, 2.5], [2, 3.5]])
+    assert len(femnn.plot_observations(data, names=["b"]).lines) == 1
+    held, _ = data.split(["b"])
+    assert len(femnn.plot_observations(held).containers) == 1
+
+
+def test_steady_observations(data):
+    steady = femnn.Observations(data.at, [1.0, np.nan], 0.1)
+    ax = femnn.plot_observations(steady, [1.5, 2.5])
+    assert ax.get_ylabel() == "observed, model"
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[1, 1.5], [np.nan, 2.5]])
+    with pytest.raises(ValueError, match=r"give data\.at\(u\)"):
+        femnn.plot_observations(steady)
+
+
+def test_observations_that_are_not_drawn(data):
+    with pytest.raises(ValueError, match=r"shape \(2,\): wanted \(3, 2\)"):
+        femnn.plot_observations(data, [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"names=\['c'\], which are not among \('a', 'b'\)"):
+        femnn.plot_observations(data, names=["c"])
+    with pytest.raises(ValueError, match="the data are vectors"):
+        femnn.plot_observations(femnn.Observations(data.at, np.ones((2, 2)), 0.1), np.ones((2, 2)))

@@ -1,0 +1,113 @@
+"""What a model's values are compared with: residuals, misfit and scores."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from pyadjoint import AdjFloat
+
+from femnn.autograd.apply import apply
+from femnn.observation.data import Data
+from femnn.observation.errors import Errors, Logarithms, Residuals
+from femnn.observation.observable import Observable
+from femnn.observation.scoring import Prediction, Scores
+from femnn.tape.losses import Loss
+from femnn.tape.squares import sum_of_squares
+from femnn.tape.vector import Vector
+
+# A weighted misfit of this size says that something else than the model's law is wrong.
+SUSPICIOUS = 1e3
+
+
+class Comparison:
+    """What a model's values are compared with.
+
+    Parameters
+    ----------
+    at
+        What is observed.
+    data
+        The data.
+    errors
+        Their errors.
+    loss
+        What a weighted residual costs; half its square where it is ``None``.
+    """
+
+    def __init__(self, at: Observable, data: Data, errors: Errors, loss: Loss | None):
+        self.at, self.data, self.errors, self.loss = at, data, errors, loss
+        self.rows, self.columns = np.nonzero(data.present)
+        self._is_checked = False
+
+    @property
+    def n_values(self) -> int:
+        """The number of values that are no gaps."""
+        return len(self.rows)
+
+    def where(self, i: int) -> str:
+        """Where the i-th value is, in words."""
+        return self.data.where(self.rows[i], self.columns[i])
+
+    def residuals(self, parts: list[Vector]) -> Vector:
+        """Weighted residuals of the model's values, recorded."""
+        model = np.concatenate([part.vector for part in parts])
+        self.errors.present_std(model, self.where)
+        result = self._apply(Residuals, parts, "weighted residuals")
+        self._check_size(model, result.vector)
+        return result
+
+    def misfit(self, parts: list[Vector], residuals: Vector) -> AdjFloat:
+        """Minus the log likelihood, up to a constant; recorded."""
+        value = sum_of_squares(residuals, self.loss)
+        if self.errors.are_estimated:  # a sum of a vector: nothing for Gauss-Newton's matrix
+            value = value + self._apply(Logarithms, parts, "log errors").sum()
+        return value
+
+    def _apply(self, kind: type[Residuals], parts: list[Vector], name: str) -> Vector:
+        into = Vector(np.zeros(self.n_values), self.at.comm, name)
+        net = kind(self.errors, len(parts))
+        return apply(net, *parts, *self.errors.parameters, into=into)
+
+    def scores(self, model: Any, std: Any, samples: Any, level: float) -> tuple[list, dict]:
+        """Rows and columns of the table of scores; see ``Observations.scores``."""
+        data, who = self.data, "scores"
+        values = data.flattened(who, "model values", model)
+        missing = np.flatnonzero(np.isnan(values))
+        if len(missing):
+            raise ValueError(
+                f"scores: the model's value is NaN {self.where(missing[0])}, where there is a "
+                "datum: observe the run until the end first."
+            )
+        found = Scores(data, values)
+        columns = found.plain()
+        if std is not None or samples is not None:
+            errors = self.errors.present_std(values, self.where)
+            if samples is not None:
+                drawn = data.flattened(who, "samples", samples, 1)
+            else:
+                drawn = values[None]
+                errors = np.hypot(errors, self._broadcast(std))
+            columns |= found.of_prediction(Prediction(drawn, errors), level)
+        return found.rows, columns
+
+    def _broadcast(self, std: Any) -> np.ndarray:
+        whole = np.broadcast_to(np.asarray(std, dtype=float), self.data.whole)
+        return self.data.flattened("scores", "std", whole)
+
+    def _check_size(self, model: np.ndarray, residuals: np.ndarray) -> None:
+        """Warn once where the model's values are far from the data."""
+        if self._is_checked:
+            return
+        self._is_checked = True
+        rms = float(np.sqrt(np.mean(residuals**2)))
+        if rms > SUSPICIOUS:
+            data = self.data.values[self.rows, self.columns]
+            warnings.warn(
+                f"Observations: the first misfit's root mean square is {rms:.3g} standard "
+                f"deviations: the data go from {data.min():g} to {data.max():g}, the model's "
+                f"values from {model.min():g} to {model.max():g}. Look whether both have the same "
+                "unit, and whether std is in it.",
+                stacklevel=5,
+            )
