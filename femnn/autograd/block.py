@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import firedrake as fd
@@ -66,6 +67,23 @@ class OperatorBlock(Block):
         prepared: Any = None,
     ) -> Any:
         return prepared[idx]
+
+    def tangent_columns(self, moving: Mapping[Any, np.ndarray], n: int) -> np.ndarray | None:
+        """The output's changes in many directions; see :mod:`femnn.tape.columns`.
+
+        Parameters
+        ----------
+        moving
+            The changes of those dependencies' nodes that change.
+        n
+            Number of directions.
+        """
+        weights, *sources = self.get_dependencies()
+        if weights in moving:
+            return None
+        inputs = [bv.saved_output for bv in self.get_dependencies()]
+        columns = [moving.get(bv) for bv in sources]
+        return self.operation.change_columns(*_split(inputs), columns)
 
     def _motion(self) -> Motion:
         weights, *sources = (bv.tlm_value for bv in self.get_dependencies())

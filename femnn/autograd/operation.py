@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ import ufl
 from mpi4py import MPI
 from pyadjoint import AdjFloat
 from torch import Tensor, nn
+from torch.func import jvp, vmap
 from ufl.duals import is_dual
 
 from femnn.autograd.values import (
@@ -27,7 +28,7 @@ from femnn.autograd.values import (
 )
 from femnn.evaluation.derivatives import along_directions
 from femnn.evaluation.parameters import ParameterVector
-from femnn.parallel import raise_network_error, same_on_ranks, sum_over_ranks
+from femnn.parallel import any_rank, raise_network_error, same_on_ranks, sum_over_ranks
 from femnn.tape.model import largest_comm
 from femnn.tape.vector import Vector
 from femnn.tape.weights import Weights
@@ -114,6 +115,36 @@ class Operation:
         with self._graph(weights, values) as (output, places):
             array = numpy_of(self._along(output, places, motion))
         return self._wrap(self._whole(array))
+
+    def change_columns(
+        self, weights: np.ndarray, values: list[np.ndarray], columns: list[np.ndarray | None]
+    ) -> np.ndarray | None:
+        """The output's changes along many changes of the sources.  Collective.
+
+        Parameters
+        ----------
+        weights, values
+            As for :meth:`change`.
+        columns
+            For each source the rank's rows of its changes, shape ``(n_numbers, n)``.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            Shape ``(n_numbers, n)``; ``None`` where torch cannot take the module so.
+        """
+        moving = [i for i, matrix in enumerate(columns) if matrix is not None]
+        with self._agreed(), self.weights.loaded(weights, trainable=False):
+            arguments, places = self._tensors(values, requires_grad=False)
+            dots = [
+                torch.as_tensor(columns[i].T.reshape(-1, *places[i].shape)).to(places[i])
+                for i in moving
+            ]
+            changed = _all_along(self._call, arguments, places, moving, dots)
+        if any_rank(self.comm, changed is None):
+            return None
+        rows = numpy_of(changed).reshape(len(changed), -1).T
+        return self._whole(np.ascontiguousarray(rows))
 
     def _whole(self, array: np.ndarray) -> np.ndarray:
         """The output, of which the rank's module may have made a part."""
@@ -233,6 +264,28 @@ class Operation:
                 "or the type float, as in into=V, into=Constant(0.0) or into=float."
             )
         check_one_block(self.into, "apply", "output")
+
+
+def _all_along(
+    call: Callable[[list[Tensor]], Tensor],
+    arguments: list[Tensor],
+    places: list[Tensor],
+    moving: list[int],
+    dots: list[Tensor],
+) -> Tensor | None:
+    """The output's changes, the directions first."""
+    where = {id(places[i]): k for k, i in enumerate(moving)}
+
+    def output(*moved: Tensor) -> Tensor:
+        return call([moved[where[id(a)]] if id(a) in where else a for a in arguments])
+
+    def along(*changes: Tensor) -> Tensor:
+        return jvp(output, tuple(places[i] for i in moving), changes)[1]
+
+    try:
+        return vmap(along)(*dots)
+    except (RuntimeError, NotImplementedError):  # control flow that depends on values, say
+        return None
 
 
 def is_space(into: Any) -> bool:

@@ -26,6 +26,7 @@ from femnn.fields.derivatives import (
     derivative,
     entry_derivative,
 )
+from femnn.fields.matrices import times_columns
 from femnn.parallel import all_ranks, sum_over_ranks
 
 NUMBERS = (ufl.constantvalue.Zero, ufl.constantvalue.ScalarValue)
@@ -119,6 +120,31 @@ class Interpolated:
             return moving[0].change
         evaluate = self._values_of(_key(moving), lambda: along(self._private, moving))
         return None if evaluate is None else evaluate()
+
+    @no_annotations
+    def change_columns(self, dependency: Any, columns: np.ndarray) -> np.ndarray | None:
+        """The values' changes along many changes of a Function.  Collective.
+
+        Parameters
+        ----------
+        dependency
+            One of :attr:`dependencies`, a Function.
+        columns
+            The rank's rows of its changes, shape ``(n_owned, n)``.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            Shape ``(n_owned_values, n)``; ``None`` where they do not change.
+        """
+        if self._is_field:
+            return columns
+        copy = self.mirrors.copies[dependency]
+        trial = fd.TrialFunction(copy.function_space())
+        change = derivative(self._private, copy, trial)
+        if _is_zero(change):
+            return None
+        return times_columns(fd.assemble(fd.interpolate(change, self.space)).petscmat, columns)
 
     def cotangent(self, dependency: Any, cotangent: fd.Cofunction) -> Any:
         """A cotangent of the values carried to a dependency.  Collective.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import firedrake as fd
@@ -53,10 +54,10 @@ class PointOrder:
             return fd.VectorFunctionSpace(self.vertices, "DG", 0, dim=shape[0])
         return fd.TensorFunctionSpace(self.vertices, "DG", 0, shape=shape)
 
-    def gathered(self, values: fd.Function, shape: tuple[int, ...]) -> np.ndarray:
-        """The points' values on every rank, shape ``(n, *shape)``.  Collective."""
+    def gathered(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The rank's values at its points on every rank, shape ``(n, *shape)``.  Collective."""
         every = np.zeros((self.n, *shape))
-        every[self.rows] = values.dat.data_ro.reshape(len(self.rows), *shape)
+        every[self.rows] = values.reshape(len(self.rows), *shape)
         return sum_over_ranks(self.vertices.comm, every)
 
 
@@ -80,8 +81,14 @@ class PointValues:
         if values is None:
             array = np.zeros((self.order.n, *self._shape))
         else:
-            array = self.order.gathered(values, self._shape)
+            array = self.order.gathered(values.dat.data_ro, self._shape)
         return Vector(array, self.order.vertices.comm, "values at stations")
+
+    def columns(self, changes: np.ndarray | float, n: int) -> np.ndarray:
+        """The rank's rows of many changes in the points' order, for all ranks.  Collective."""
+        shape, order = (*self._shape, n), self.order
+        own = np.broadcast_to(changes, (len(order.rows) * int(np.prod(self._shape, dtype=int)), n))
+        return order.gathered(own, shape).reshape(-1, n)
 
     @no_annotations
     def cotangent_of(self, incoming: Vector | None) -> Cotangent:
@@ -110,3 +117,21 @@ class ValuesBlock(InterpolationBlock):
     def cotangent_of(self, incoming: Vector | None) -> Cotangent:
         """A cotangent of the vector, or ``None`` for zero, as one of the values in the space."""
         return self._values.cotangent_of(incoming)
+
+    def tangent_columns(self, moving: Mapping[Any, np.ndarray], n: int) -> np.ndarray | None:
+        """The vector's changes in many directions; see :mod:`femnn.tape.columns`.
+
+        Parameters
+        ----------
+        moving
+            The changes of those dependencies' nodes that change.
+        n
+            Number of directions.
+        """
+        if not all(isinstance(bv.output, fd.Function) for bv in moving):
+            return None
+        with self._recorded_meshes():
+            self._load([bv.saved_output for bv in self.get_dependencies()])
+            parts = [self.given.change_columns(bv.output, m) for bv, m in moving.items()]
+        total = sum(part for part in parts if part is not None)
+        return self._values.columns(total, n)

@@ -116,8 +116,10 @@ class _Sweep:
             return
         if hasattr(block, "tangent_columns"):
             (node,) = block.get_outputs()
-            self.changes[node] = block.tangent_columns(moving, self._n)
-            return
+            matrix = block.tangent_columns(moving, self._n)
+            if matrix is not None:
+                self.changes[node] = matrix
+                return
         for bv, matrix in self._one_by_one(block, moving).items():
             self.changes[bv] = matrix
 

@@ -82,6 +82,19 @@ class SumOfSquares(Block):
         finally:
             self._second = self.loss.bend
 
+    def hessian_columns(self, moving: dict[Any, np.ndarray], factor: float) -> dict:
+        """:meth:`curvature` times changes in many directions; see :mod:`femnn.tape.columns`.
+
+        Parameters
+        ----------
+        moving
+            The residuals' node with its changes, shape ``(n_residuals, n)``.
+        factor
+            The functional's derivative for this sum.
+        """
+        weights = factor * self.curvature()
+        return {bv: weights[:, None] * matrix for bv, matrix in moving.items()}
+
     def recompute_component(
         self, inputs: list, block_variable: Any, idx: int, prepared: Any
     ) -> AdjFloat:

@@ -10,7 +10,6 @@ from femnn.tape.curvature import gauss_newton_product
 from femnn.training.coordinates import Coordinates
 from femnn.training.loss import Loss
 
-
 # Numbers for which a matrix is made; beyond, products with it are less work.
 LARGEST = 1000
 

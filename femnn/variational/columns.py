@@ -8,11 +8,11 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
-from firedrake.petsc import PETSc
 
 from femnn.coefficient.chain_rule import constant_derivative, total_derivative
 from femnn.evaluation.jacobian import weight_jacobian
 from femnn.fields.kept import KeptForms
+from femnn.fields.matrices import dense, times_columns
 from femnn.parallel import on_all_ranks
 from femnn.tape.columns import NoColumns
 from femnn.tape.weights import Weights
@@ -128,14 +128,13 @@ class TangentColumns:
         """The matrix of a bilinear form, whose trial function changes, with these columns."""
         if assemble is None:
             return np.zeros((len(self._free), matrix.shape[1]))
-        columns = _dense(matrix, self.state.comm)
-        return assemble().petscmat.matMult(columns).getDenseArray().copy()
+        return times_columns(assemble().petscmat, matrix)
 
     def _solve(self, right_side: np.ndarray) -> np.ndarray:
         factors = self._factors()
         if factors is None:
             return self._one_by_one(right_side)
-        b = _dense(right_side, self.state.comm)
+        b = dense(right_side, self.state.comm)
         x = b.duplicate(copy=False)
         factors.matSolve(b, x)
         return x.getDenseArray().copy()
@@ -186,10 +185,3 @@ def _placed(changes: np.ndarray, network: PrivateNetwork) -> np.ndarray:
     placed = np.zeros((len(rows), changes.shape[1]))
     placed[rows >= 0] = changes[rows[rows >= 0]]
     return placed
-
-
-def _dense(matrix: np.ndarray, comm: Any) -> Any:
-    """The rank's rows as a part of a dense PETSc matrix."""
-    rows = np.asfortranarray(matrix)
-    size = ((len(rows), PETSc.DETERMINE), (PETSc.DECIDE, rows.shape[1]))
-    return PETSc.Mat().createDense(size, array=rows, comm=comm)

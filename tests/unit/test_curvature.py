@@ -138,8 +138,30 @@ def boundary(mesh):
     return J, [law.weights, inside.weights, c]
 
 
+def observed(mesh):
+    """Readings in time, of an expression, with gaps and outliers."""
+    V = FunctionSpace(mesh, "CG", 1)
+    x, y = SpatialCoordinate(mesh)
+    u, un, v = Function(V).interpolate(x), Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus", seed=1), u)
+    F = (u - un) * v * dx + kappa * inner(grad(u), grad(v)) * dx - 5 * y * v * dx
+    problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, 1))
+    solver = femnn.NeuralVariationalSolver(problem, solver_parameters=TIGHT)
+    at = femnn.Stations(mesh, [[0.3, 0.4], [0.9, 0.2], [0.6, 0.7]])
+    readings = np.array([[0.2, np.nan, 0.5], [0.6, 0.9, 0.7]])
+    data = femnn.Observations(at, readings, std=0.1, times=[0.5, 1.7], loss=femnn.Huber(2.0))
+    observe = data.start()
+    observe(u**2, 0.0)
+    for step in range(2):
+        un.assign(u)
+        solver.solve()
+        observe(u**2, step + 1.0)
+    J = observe.misfit() + 0.1 * kappa.weights.squared_norm()
+    return J, [kappa.weights]
+
+
 @pytest.mark.parallel([1, 2])
-@pytest.mark.parametrize("model", [mixed, boundary])
+@pytest.mark.parametrize("model", [mixed, boundary, observed])
 def test_all_directions_at_once(model):
     """The matrix against products, each a run of the tape."""
     continue_annotation()
