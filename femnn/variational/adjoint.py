@@ -91,6 +91,8 @@ class Adjoint:
             condition.given.cotangent(dependency, at.at_boundary[condition])
             for condition in self.state.conditions_of(dependency)
         ]
+        if dependency in self.state.assembled.copies:
+            parts.append(self.state.assembled.gradient(dependency, at.value))
         return total_of([self.of_forms(dependency, at), *parts])
 
     def of_forms(self, dependency: Any, at: AdjointState) -> Any:

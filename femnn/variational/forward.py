@@ -9,7 +9,7 @@ import firedrake as fd
 import numpy as np
 from firedrake.petsc import PETSc
 
-from femnn.fields.copies import copy_values
+from femnn.fields.copies import FIELDS, copy_values
 from femnn.parallel import all_ranks
 from femnn.variational.state import State
 
@@ -133,8 +133,8 @@ class ForwardSolve:
 def diagnosis(state: State) -> str:
     """What a failed solve can be due to, from what can be seen.  Collective."""
     suspects = [
-        source.name() if isinstance(source, fd.Function) else source.name
-        for source, copy in state.copies.items()
+        source.name() if isinstance(source, FIELDS) else source.name
+        for source, copy in {**state.assembled.copies, **state.copies}.items()
         if copy is not state.unknown and not _is_finite(state, copy)
     ]
     suspects += [
@@ -155,6 +155,6 @@ def diagnosis(state: State) -> str:
 
 
 def _is_finite(state: State, value: Any) -> bool:
-    parts = value.subfunctions if isinstance(value, fd.Function) else (value,)
+    parts = value.subfunctions if isinstance(value, FIELDS) else (value,)
     here = all(bool(np.isfinite(part.dat.data_ro).all()) for part in parts)
     return all_ranks(state.comm, here)

@@ -10,6 +10,7 @@ import ufl
 from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.coefficient.forms import prepared
 from femnn.fields.boundary import value_of
+from femnn.fields.cofunctions import Term, split_terms
 from femnn.fields.copies import check_split, dependencies_of
 
 
@@ -19,8 +20,9 @@ class NeuralVariationalProblem:
     Parameters
     ----------
     F
-        The residual form.  Measures without a degree take the coefficients' degree where
-        one stands in the integral.
+        The residual form, also with assembled Cofunctions beside it: ``F - c``, ``F + 2 * c``,
+        ``F - dt * c`` with a Constant.  Measures without a degree take the coefficients' degree
+        where one stands in the integral.
     u
         The unknown.
     bcs
@@ -34,6 +36,13 @@ class NeuralVariationalProblem:
     is_linear
         Whether ``F`` is linear in ``u``: one linear solve then, no Newton iteration.
 
+    Attributes
+    ----------
+    F : ufl.Form
+        The residual form, without Cofunctions.
+    assembled : list of Term
+        The Cofunctions beside it, and their weights.
+
     See Also
     --------
     NeuralVariationalProblem.linear : for a == L.
@@ -43,15 +52,23 @@ class NeuralVariationalProblem:
     TypeError
         If ``F`` is not a form with one test function, or ``u`` is not a Function.
     ValueError
-        If quadrature degrees differ, a coefficient at nodes depends on ``u``, or ``is_linear`` is
-        said of a problem that is not.
+        If quadrature degrees differ, a coefficient at nodes depends on ``u``, ``is_linear`` is
+        said of a problem that is not, or a Cofunction is not on the dual of ``u``'s space.
     NotImplementedError
-        If a boundary condition is not a DirichletBC.
+        If a boundary condition is not a DirichletBC, or something stands beside the form that is
+        not assembled.
+
+    Notes
+    -----
+    Gradients reach the Cofunctions, and what they were assembled from by recorded calls of
+    ``assemble``: the derivative by a Cofunction is a Function, the adjoint state times its weight.
+    pyadjoint gives it for ``Control(c)`` with ``derivative(apply_riesz=True)`` only; let the
+    control be what ``c`` is assembled from, or a weight.
     """
 
     def __init__(
         self,
-        F: ufl.Form,
+        F: ufl.Form | ufl.FormSum,
         u: fd.Function,
         bcs: Any = None,
         J: ufl.Form | None = None,
@@ -60,8 +77,10 @@ class NeuralVariationalProblem:
         form_compiler_parameters: dict | None = None,
         is_linear: bool = False,
     ):
-        _check_kinds(F, u)
-        self.F = prepared(F, form_compiler_parameters)
+        form, self.assembled = split_terms(F)
+        _check_kinds(F, form, u)
+        _check_spaces(self.assembled, u)
+        self.F = prepared(form, form_compiler_parameters)
         self.u = u
         self.bcs = _as_list(bcs)
         self.J = None if J is None else prepared(J, form_compiler_parameters)
@@ -98,7 +117,7 @@ class NeuralVariationalProblem:
         a
             The bilinear form.
         L
-            The linear form; 0 for none.
+            The linear form, a Cofunction or a sum of both; 0 for none.
         u
             The unknown.  Where it stands in ``a`` or ``L``, its value at this moment is meant.
         bcs, form_compiler_parameters
@@ -143,24 +162,34 @@ class NeuralVariationalProblem:
             )
 
 
-def _residual(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form:
+def _residual(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form | ufl.FormSum:
     """The residual of a == L; what holds ``u`` already takes its present value, as it must."""
-    forms = [form for form in (a, L) if isinstance(form, ufl.Form)]
+    forms = [form for form in (a, L) if isinstance(form, ufl.form.BaseForm)]
     if any(u in form.coefficients() for form in forms):
         before = {u: u.copy(deepcopy=True)}
-        a, L = (ufl.replace(f, before) if isinstance(f, ufl.Form) else f for f in (a, L))
+        a, L = (ufl.replace(f, before) if isinstance(f, ufl.form.BaseForm) else f for f in (a, L))
     return fd.action(a, u) - L
 
 
-def _check_kinds(F: Any, u: Any) -> None:
-    if not isinstance(F, ufl.Form) or len(F.arguments()) != 1:
+def _check_kinds(F: Any, form: ufl.Form, u: Any) -> None:
+    if form.empty() or len(form.arguments()) != 1:
         raise TypeError(
             f"F is a {type(F).__name__} and not a form with one test function: write the "
-            "problem as F == 0 with all terms on the left, or as a == L, without assembled "
-            "Cofunctions."
+            "problem as F == 0 with all terms on the left, or as a == L. Assembled Cofunctions can "
+            "stand beside a form."
         )
     if not isinstance(u, fd.Function) or isinstance(u, NeuralCoefficient):
         raise TypeError(f"u is a {type(u).__name__}: the unknown must be a Function.")
+
+
+def _check_spaces(assembled: list[Term], u: fd.Function) -> None:
+    for term in assembled:
+        space = term.cofunction.function_space()
+        if space.dual() != u.function_space():
+            raise ValueError(
+                f"the Cofunction {term.cofunction.name()} is on {space}, wanted the dual of the "
+                f"unknown's space {u.function_space()}: assemble it with a test function of that."
+            )
 
 
 def _as_list(bcs: Any) -> list[fd.DirichletBC]:

@@ -38,6 +38,8 @@ class AdjointChange:
         cotangent.
     boundary
         For each boundary condition what moves in its values.
+    dots
+        The direction: dependency to change.
     """
 
     first: AdjointState
@@ -45,6 +47,7 @@ class AdjointChange:
     cotangents: dict[PrivateNetwork, np.ndarray | None]
     weights: dict[PrivateNetwork, np.ndarray | float]
     boundary: dict[BoundaryValues, list[Direction]]
+    dots: Mapping[Any, Any]
 
 
 class SecondOrder:
@@ -80,6 +83,9 @@ class SecondOrder:
         self._motion.set({**dots, state.problem.u: None})
         right_side = fd.Cofunction(self._lift.function_space().dual())
         self._add(right_side, "tangent", lambda: state.residual, factor=-1.0)
+        moved = state.assembled.change(dots)
+        if moved is not None:
+            add(right_side, -1.0, moved)
         lifted = self._lift_boundary(dots, right_side)
         change = fd.Function(self._lift.function_space())
         self.adjoint.solve_tangent(right_side, change, transposed=False)
@@ -119,7 +125,7 @@ class SecondOrder:
         change = adjoint.solve(right_side)
         weights = dict(zip(state.networks, moved, strict=True))
         boundary = {b: b.given.direction(dots) for b in state.boundary}
-        return AdjointChange(first, change, changes, weights, boundary)
+        return AdjointChange(first, change, changes, weights, boundary, dots)
 
     def gradient(self, dependency: Any, at: AdjointChange) -> Any:
         """The change of the gradient with respect to one dependency.  Collective.
@@ -134,7 +140,11 @@ class SecondOrder:
             result = result + self._of_constant(dependency)
         elif result is not None:
             self._add(result, dependency, partial(self.adjoint.field_form, dependency))
-        return total_of([result, *self._of_boundary(dependency, at)])
+        parts = [result, *self._of_boundary(dependency, at)]
+        if dependency in self.state.assembled.copies:
+            values = at.first.value, at.change.value
+            parts.append(self.state.assembled.gradient_change(dependency, *values, at.dots))
+        return total_of(parts)
 
     def _of_boundary(self, dependency: Any, at: AdjointChange) -> list[Any]:
         """What comes through the boundary conditions' values."""
