@@ -35,6 +35,10 @@ class NeuralVariationalProblem:
         As for :class:`firedrake.NonlinearVariationalProblem`.
     is_linear
         Whether ``F`` is linear in ``u``: one linear solve then, no Newton iteration.
+    restrict
+        Whether solves leave out the unknowns that boundary conditions set, as for
+        :class:`firedrake.NonlinearVariationalProblem`.  Derivatives have a matrix of their own
+        then, of all unknowns.
 
     Attributes
     ----------
@@ -55,8 +59,8 @@ class NeuralVariationalProblem:
         If quadrature degrees differ, a coefficient at nodes depends on ``u``, ``is_linear`` is
         said of a problem that is not, or a Cofunction is not on the dual of ``u``'s space.
     NotImplementedError
-        If a boundary condition is not a DirichletBC, or something stands beside the form that is
-        not assembled.
+        If a boundary condition is not a DirichletBC, something stands beside the form that is
+        not assembled, or ``restrict`` is said of conditions that Firedrake cannot restrict.
 
     Notes
     -----
@@ -76,6 +80,7 @@ class NeuralVariationalProblem:
         *,
         form_compiler_parameters: dict | None = None,
         is_linear: bool = False,
+        restrict: bool = False,
     ):
         form, self.assembled = split_terms(F)
         _check_kinds(F, form, u)
@@ -83,10 +88,13 @@ class NeuralVariationalProblem:
         self.F = prepared(form, form_compiler_parameters)
         self.u = u
         self.bcs = _as_list(bcs)
+        if restrict:
+            _check_restrictable(self.bcs)
         self.J = None if J is None else prepared(J, form_compiler_parameters)
         self.Jp = None if Jp is None else prepared(Jp, form_compiler_parameters)
         self.form_compiler_parameters = form_compiler_parameters
         self.is_linear = is_linear
+        self.restrict = restrict
         coefficients = dict.fromkeys(c for form in self.forms for c in neural_coefficients(form))
         self.implicit = [c for c in coefficients if c.depends_on(u)]
         self.explicit = [c for c in coefficients if not c.depends_on(u)]
@@ -107,6 +115,7 @@ class NeuralVariationalProblem:
         aP: ufl.Form | None = None,
         *,
         form_compiler_parameters: dict | None = None,
+        restrict: bool = False,
     ) -> NeuralVariationalProblem:
         """The linear problem ``a(u, v) = L(v)``.
 
@@ -120,7 +129,7 @@ class NeuralVariationalProblem:
             The linear form, a Cofunction or a sum of both; 0 for none.
         u
             The unknown.  Where it stands in ``a`` or ``L``, its value at this moment is meant.
-        bcs, form_compiler_parameters
+        bcs, form_compiler_parameters, restrict
             As for the class.
         aP
             A form from which the preconditioner is built.
@@ -140,8 +149,15 @@ class NeuralVariationalProblem:
                 f"a is a {type(a).__name__} and not a form with a trial and a test function: write "
                 "the problem as a == L, or as F == 0."
             )
-        parameters = {"form_compiler_parameters": form_compiler_parameters}
-        return cls(_residual(a, L, u), u, bcs, Jp=aP, is_linear=True, **parameters)
+        return cls(
+            _residual(a, L, u),
+            u,
+            bcs,
+            Jp=aP,
+            form_compiler_parameters=form_compiler_parameters,
+            is_linear=True,
+            restrict=restrict,
+        )
 
     @property
     def forms(self) -> list[ufl.Form]:
@@ -201,3 +217,20 @@ def _as_list(bcs: Any) -> list[fd.DirichletBC]:
                 "coefficients."
             )
     return listed
+
+
+def _check_restrictable(bcs: list[fd.DirichletBC]) -> None:
+    """Refuse what Firedrake's restricted spaces do not know."""
+    whole = [bc.function_space() for bc in bcs if bc.function_space().component is None]
+    for bc in bcs:
+        space = bc.function_space()
+        if space.component is not None and space.parent in whole:
+            what = "for one component of a field, and another for all of its components"
+        elif any(isinstance(s, tuple) and len(s) > 1 for s in bc.sub_domain):
+            what = "on the intersection of parts of the boundary"
+        else:
+            continue
+        raise NotImplementedError(
+            f"restrict=True: a condition stands {what} ({bc.sub_domain}), which Firedrake's "
+            "restricted spaces do not know. Leave out restrict=True."
+        )

@@ -45,7 +45,8 @@ def solve(
     bcs, J, Jp, form_compiler_parameters
         As for :class:`NeuralVariationalProblem`.
     **kwargs
-        As for :class:`NeuralVariationalSolver`: ``solver_parameters``, ``nullspace``, ...
+        ``restrict`` as for :class:`NeuralVariationalProblem`, all others as for
+        :class:`NeuralVariationalSolver`: ``solver_parameters``, ``nullspace``, ...
 
     Returns
     -------
@@ -73,7 +74,8 @@ def solve(
 
 
 def _make(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -> Solves:
-    problem = _problem(equation, u, bcs, **forms)
+    options = dict(options)
+    problem = _problem(equation, u, bcs, restrict=options.pop("restrict", False), **forms)
     own = {k: options.pop(k) for k in ("warm_start",) if k in options}
     adjoint = options.pop("adjoint_solver_parameters", None)
     with stop_annotating():
@@ -81,9 +83,8 @@ def _make(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) 
 
 
 def _problem(
-    equation: Any, u: fd.Function, bcs: list, J: Any, Jp: Any, form_compiler_parameters: Any
+    equation: Any, u: fd.Function, bcs: list, J: Any, Jp: Any, **parameters: Any
 ) -> NeuralVariationalProblem:
-    parameters = {"form_compiler_parameters": form_compiler_parameters}
     left, right = equation.lhs, equation.rhs
     if isinstance(left, ufl.Form) and len(left.arguments()) == 2:
         return NeuralVariationalProblem.linear(left, right, u, bcs, Jp, **parameters)

@@ -16,6 +16,7 @@ from femnn.variational.levels import enable_levels
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.private import PrivateProblem
 from femnn.variational.problem import NeuralVariationalProblem
+from femnn.variational.restriction import Restriction
 from femnn.variational.stamp import Stamp
 
 # As Firedrake's solver of linear problems.
@@ -42,6 +43,8 @@ class State(PrivateProblem):
         Whether the matrix is the same at all iterates.
     solver : firedrake.NonlinearVariationalSolver
         Firedrake's solver of the problem in private copies.
+    restriction : Restriction
+        True where that solver's space is restricted to the unknowns that are free.
     """
 
     def __init__(self, problem: NeuralVariationalProblem, options: Mapping[str, Any]):
@@ -73,19 +76,19 @@ class State(PrivateProblem):
         options["appctx"] = self.appctx()
         if problem.is_linear:
             options["solver_parameters"] = {**ONE_SOLVE, **(options.get("solver_parameters") or {})}
-        solver = fd.NonlinearVariationalSolver(
-            fd.NonlinearVariationalProblem(
-                self.residual + self.assembled.value if problem.assembled else self.residual,
-                self.unknown,
-                bcs=[b.bc for b in self.boundary],
-                J=self.matrix,
-                Jp=self.preconditioner,
-                form_compiler_parameters=problem.form_compiler_parameters,
-                is_linear=problem.is_linear,
-            ),
-            **options,
+        own = fd.NonlinearVariationalProblem(
+            self.residual + self.assembled.value if problem.assembled else self.residual,
+            self.unknown,
+            bcs=[b.bc for b in self.boundary],
+            J=self.matrix,
+            Jp=self.preconditioner,
+            form_compiler_parameters=problem.form_compiler_parameters,
+            is_linear=problem.is_linear,
+            restrict=problem.restrict,
         )
-        solver._problem._constant_jacobian = self.constant_tangent
+        own._constant_jacobian = self.constant_tangent
+        self.restriction = Restriction(own, self.unknown, self.boundary)
+        solver = fd.NonlinearVariationalSolver(own, **options)
         enable_levels(solver, self.held)
         solver.snes.setConvergenceHistory(reset=True)
         return solver
@@ -129,6 +132,7 @@ class State(PrivateProblem):
         boundary = self.present_boundary() if boundary is None else boundary
         for condition, given in zip(self.boundary, boundary, strict=True):
             condition.load(given, values)
+        self.restriction.pass_boundary()
         self.assembled.load(values)
         for weights, known in self._weights.items():
             value = values.get(weights, weights)
@@ -188,6 +192,7 @@ class State(PrivateProblem):
 
     def _evaluate_all(self) -> None:
         """Let the networks have their values, on all levels: PETSc does not say on which it is."""
+        self.restriction.read_iterate()
         self.evaluate()
         for network in self.networks:
             network.evaluate_levels()

@@ -31,9 +31,9 @@ class TangentSolves:
     """Solves with the exact tangent at a state.
 
     Uses the matrix and the linear solver of the forward problem.  Solvers of their own are
-    made where the forward problem's matrix is not the exact tangent, where its linear
-    solver cannot be transposed or does not converge then, or where options for adjoints were
-    given: of the transposed form, with the options for adjoints or the forward problem's, and
+    made where the forward problem's matrix is not the exact tangent or not of all unknowns, where
+    its linear solver cannot be transposed or does not converge then, or where options for adjoints
+    were given: of the transposed form, with the options for adjoints or the forward problem's, and
     where these do not lead to a solution with Firedrake's default ones, with a warning.
 
     Parameters
@@ -47,7 +47,7 @@ class TangentSolves:
     def __init__(self, state: State, adjoint_parameters: Mapping | None):
         self.state = state
         self._adjoint_parameters = adjoint_parameters
-        shares = state.exact and state.snes.getType() in NEWTON
+        shares = state.exact and state.snes.getType() in NEWTON and not state.restriction
         turns = adjoint_parameters is None and _has_transpose(state.solver.parameters)
         self._shares = {False: shares, True: shares and turns}
         self._own: dict[bool, fd.LinearVariationalSolver] = {}
