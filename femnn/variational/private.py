@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import firedrake as fd
@@ -11,6 +12,7 @@ import ufl
 from femnn.coefficient.chain_rule import total_derivative
 from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.fields.boundary import BoundaryValues, value_of
+from femnn.fields.bounds import Bounds, Condition, Pair
 from femnn.fields.cofunctions import WeightedSum
 from femnn.fields.copies import Mirrors, dependencies_of, meshes_of
 from femnn.fields.interpolation import Interpolated
@@ -18,6 +20,28 @@ from femnn.variational.network import PrivateNetwork
 from femnn.variational.problem import NeuralVariationalProblem
 
 WRITTEN = (ufl.Form, ufl.core.expr.Expr)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What holds for an unknown beside its equation.
+
+    Attributes
+    ----------
+    boundary
+        What each boundary condition's values are.
+    bounds
+        The user's lower and upper bounds, or ``None``.
+    """
+
+    boundary: list[Interpolated]
+    bounds: Pair | None = None
+
+    @property
+    def dependencies(self) -> list[Any]:
+        """The Functions and Constants that the values are made of."""
+        of_boundary = [d for values in self.boundary for d in values.dependencies]
+        return list(dict.fromkeys([*of_boundary, *(self.bounds or ())]))
 
 
 class PrivateProblem:
@@ -38,6 +62,8 @@ class PrivateProblem:
         The unknown's copy.
     boundary : list of BoundaryValues
         The boundary conditions.
+    bounds : Bounds
+        The bounds of the unknown.
     assembled : WeightedSum
         The Cofunctions in the residual.
     meshes : list
@@ -65,6 +91,7 @@ class PrivateProblem:
         self.copies = self._mirrors.copies
         self.unknown = self.copies[problem.u]
         self.boundary = [BoundaryValues(bc) for bc in problem.bcs]
+        self.bounds = Bounds(problem.u.function_space())
         self.assembled = WeightedSum(problem.assembled, problem.u.function_space().dual())
         self.networks = [PrivateNetwork(c, self._mirrors) for c in self.implicit]
         self.meshes = meshes_of(problem.F)
@@ -105,17 +132,22 @@ class PrivateProblem:
 
     @property
     def dependencies(self) -> list[Any]:
-        """What the solution depends on, boundary values apart, and the initial guess."""
+        """What the solution depends on, boundary values and bounds apart, and the initial guess."""
         weights = dict.fromkeys(n.weights for n in self.networks)
         return _merged([*weights, *self.copies], self.assembled.copies)
 
-    def present_boundary(self) -> list[Interpolated]:
-        """What the user's boundary conditions say now, one for each."""
-        return [condition.present() for condition in self.boundary]
+    def present(self, bounds: Pair | None = None) -> Given:
+        """What the user's boundary conditions say now, with these bounds."""
+        return Given([condition.present() for condition in self.boundary], bounds)
 
-    def conditions_of(self, dependency: Any) -> list[BoundaryValues]:
-        """The boundary conditions whose values that are loaded depend on something."""
-        return [c for c in self.boundary if dependency in c.given.dependencies]
+    @property
+    def conditions(self) -> list[Condition]:
+        """The boundary conditions, and where there are bounds these, which hold some unknowns."""
+        return [*self.boundary, *(self.bounds.sides if self.bounds.given else ())]
+
+    def conditions_of(self, dependency: Any) -> list[Condition]:
+        """The conditions whose values that are loaded depend on something."""
+        return [c for c in self.conditions if dependency in c.given.dependencies]
 
     def appctx(self) -> dict[str, Any]:
         """The user's application context, its forms and expressions written in private copies."""

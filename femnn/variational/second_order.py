@@ -12,7 +12,7 @@ import numpy as np
 import ufl
 
 from femnn.coefficient.chain_rule import total_derivative
-from femnn.fields.boundary import BoundaryValues
+from femnn.fields.bounds import Condition
 from femnn.fields.derivatives import Direction, constant_gradient
 from femnn.parallel import sum_over_ranks
 from femnn.tape.weights import Weights
@@ -46,7 +46,7 @@ class AdjointChange:
     change: AdjointState
     cotangents: dict[PrivateNetwork, np.ndarray | None]
     weights: dict[PrivateNetwork, np.ndarray | float]
-    boundary: dict[BoundaryValues, list[Direction]]
+    boundary: dict[Condition, list[Direction]]
     dots: Mapping[Any, Any]
 
 
@@ -124,7 +124,7 @@ class SecondOrder:
         self._add(right_side, unknown, partial(adjoint.field_form, unknown))
         change = adjoint.solve(right_side)
         weights = dict(zip(state.networks, moved, strict=True))
-        boundary = {b: b.given.direction(dots) for b in state.boundary}
+        boundary = {b: b.given.direction(dots) for b in state.conditions}
         return AdjointChange(first, change, changes, weights, boundary, dots)
 
     def gradient(self, dependency: Any, at: AdjointChange) -> Any:
@@ -161,11 +161,11 @@ class SecondOrder:
     def _lift_boundary(self, dots: Mapping[Any, Any], right_side: fd.Cofunction) -> bool:
         """Let the boundary values' changes drive the right side; whether there are any."""
         state = self.state
-        changes = [b.given.change(b.given.direction(dots)) for b in state.boundary]
+        changes = [b.given.change(b.given.direction(dots)) for b in state.conditions]
         if all(change is None for change in changes):
             return False
         self._lift.zero()
-        for boundary, change in zip(state.boundary, changes, strict=True):
+        for boundary, change in zip(state.conditions, changes, strict=True):
             boundary.lift(change, self._lift)
         terms = self.adjoint.terms
         form = partial(total_derivative, state.residual, state.unknown, self._lift, terms)

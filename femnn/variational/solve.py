@@ -45,8 +45,9 @@ def solve(
     bcs, J, Jp, form_compiler_parameters
         As for :class:`NeuralVariationalProblem`.
     **kwargs
-        ``restrict`` as for :class:`NeuralVariationalProblem`, all others as for
-        :class:`NeuralVariationalSolver`: ``solver_parameters``, ``nullspace``, ...
+        ``restrict`` as for :class:`NeuralVariationalProblem`, ``bounds`` as for
+        :meth:`NeuralVariationalSolver.solve`, all others as for that class:
+        ``solver_parameters``, ``nullspace``, ...
 
     Returns
     -------
@@ -61,7 +62,7 @@ def solve(
         If the equation is neither ``F == 0`` nor ``a == L``.
     """
     annotate = annotate_tape(kwargs)
-    tag = kwargs.pop("ad_block_tag", None)
+    tag, bounds = (kwargs.pop(name, None) for name in ("ad_block_tag", "bounds"))
     bcs = [] if bcs is None else list(bcs) if isinstance(bcs, (list, tuple)) else [bcs]
     forms = {"J": J, "Jp": Jp, "form_compiler_parameters": form_compiler_parameters}
     key = _key(equation, u, bcs, forms, kwargs)
@@ -70,7 +71,7 @@ def solve(
         solves = _make(equation, u, bcs, forms, kwargs)
         if key is not None:
             _kept[key] = solves
-    return solve_and_record(solves, annotate, tag)
+    return solve_and_record(solves, annotate, tag, bounds)
 
 
 def _make(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -> Solves:

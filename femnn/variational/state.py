@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import firedrake as fd
@@ -10,15 +10,16 @@ import numpy as np
 from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 
 from femnn.fields.copies import CoordinateState, owned_values, version
-from femnn.fields.interpolation import Interpolated
 from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.variational.levels import enable_levels
 from femnn.variational.network import PrivateNetwork
-from femnn.variational.private import PrivateProblem
+from femnn.variational.private import Given, PrivateProblem
 from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.restriction import Restriction
 from femnn.variational.stamp import Stamp
 
+SEMISMOOTH = "vinewtonssls"
+BOUNDED = ("vinewtonrsls", SEMISMOOTH)
 # As Firedrake's solver of linear problems.
 ONE_SOLVE = {"snes_type": "ksponly", "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"]}
 
@@ -86,9 +87,10 @@ class State(PrivateProblem):
             is_linear=problem.is_linear,
             restrict=problem.restrict,
         )
-        own._constant_jacobian = self.constant_tangent
         self.restriction = Restriction(own, self.unknown, self.boundary)
         solver = fd.NonlinearVariationalSolver(own, **options)
+        # That method scales the matrix's rows.
+        own._constant_jacobian = self.constant_tangent and solver.snes.getType() != SEMISMOOTH
         enable_levels(solver, self.held)
         solver.snes.setConvergenceHistory(reset=True)
         return solver
@@ -110,10 +112,20 @@ class State(PrivateProblem):
         """PETSc's nonlinear solver."""
         return self.solver.snes
 
+    @property
+    def takes_bounds(self) -> bool:
+        """Whether the nonlinear solver is one for variational inequalities."""
+        return self.snes.getType() in BOUNDED
+
+    @property
+    def _zero_tolerance(self) -> float:
+        """How near to a bound an unknown is at it."""
+        return float(self.solver.parameters.get("snes_vi_zero_tolerance", 1e-8))
+
     def load(
         self,
         values: Mapping[Any, Any],
-        boundary: Sequence[Interpolated] | None = None,
+        given: Given | None = None,
         iterate: fd.Function | None = None,
     ) -> None:
         """Take values of the dependencies; the user's own where none are given.  Collective.
@@ -122,16 +134,17 @@ class State(PrivateProblem):
         ----------
         values
             Dependency to value: Functions, Constants, Weights.
-        boundary
-            What the boundary conditions' values are; without, what they are now.
+        given
+            What boundary values and bounds are; without, what the first are now, and no bounds.
         iterate
             The unknown, where it is not the initial guess that ``values`` has.
         """
         unknown = self.problem.u
         self._mirrors.load(values if iterate is None else {**values, unknown: iterate})
-        boundary = self.present_boundary() if boundary is None else boundary
-        for condition, given in zip(self.boundary, boundary, strict=True):
-            condition.load(given, values)
+        given = self.present() if given is None else given
+        for condition, at in zip(self.boundary, given.boundary, strict=True):
+            condition.load(at, values)
+        self.bounds.load(given.bounds, values, self.boundary, self._zero_tolerance)
         self.restriction.pass_boundary()
         self.assembled.load(values)
         for weights, known in self._weights.items():
@@ -139,6 +152,17 @@ class State(PrivateProblem):
             value.check_ranks(self.comm)
             known.take(value.vector)
         self._modules = tuple(n.version() for n in self.networks)
+
+    def find_held(self) -> None:
+        """Find the unknowns that bounds hold at the present state.  Collective."""
+        if self.bounds.given is None:
+            return
+        self.evaluate()
+        residual = fd.Cofunction(self.unknown.function_space().dual())
+        self.solver._ctx._assemble_residual(tensor=residual, current_state=self.unknown)
+        for condition in self.boundary:
+            condition.zero(residual)
+        self.bounds.find(self.unknown, residual, self._zero_tolerance)
 
     def weights_of(self, network: PrivateNetwork) -> np.ndarray:
         """The weights that are loaded for a network, shape ``(n_weights,)``."""
