@@ -54,6 +54,11 @@ class TangentSolves:
         self._own: dict[bool, fd.LinearVariationalSolver] = {}
         self._held: dict[bool, int | None] = {}  # what bounds held when they were made
 
+    @property
+    def shares_matrix(self) -> bool:
+        """Whether solves, not transposed, use the forward problem's matrix."""
+        return self._shares[False]
+
     def __call__(self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool) -> None:
         """Solve with homogeneous boundary conditions; zeroes their rows of ``right_side``."""
         for condition in self.state.conditions:
