@@ -2,8 +2,8 @@
 
 from .autograd.apply import apply as apply
 from .autograd.layer import PDELayer as PDELayer
+from .coefficient.assembly import assemble as assemble
 from .coefficient.coefficient import NeuralCoefficient as NeuralCoefficient
-from .coefficient.functionals import assemble as assemble
 from .evaluation.arrays import evaluate as evaluate
 from .export.files import load as load
 from .export.files import save as save

@@ -1,4 +1,4 @@
-"""Assembling forms with neural coefficients; functionals keep what they have compiled."""
+"""Functionals on the tape, which keep what they have compiled."""
 
 from __future__ import annotations
 
@@ -11,69 +11,18 @@ import firedrake as fd
 import numpy as np
 import ufl
 from pyadjoint import AdjFloat
-from pyadjoint.tape import annotate_tape, get_working_tape, stop_annotating
+from pyadjoint.tape import get_working_tape, stop_annotating
 
-from femnn.coefficient.coefficient import neural_coefficients
-from femnn.coefficient.forms import check_interpolated, prepared
 from femnn.fields.copies import Mirrors, dependencies_of, meshes_of
 from femnn.fields.cotangents import zero_cotangent
 from femnn.fields.derivatives import Direction, along, constant_gradient, entry_derivative
 from femnn.fields.kept import KeptForms
-from femnn.tape.meshes import OnMeshes, is_moved_by_the_tape
+from femnn.tape.meshes import OnMeshes
 from femnn.tape.nodes import add_dependencies
 
 
-def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
-    """Firedrake's ``assemble`` for forms with neural coefficients.  Collective.
-
-    Evaluates the coefficients where their operands or weights have changed, and gives the
-    measures their quadrature degree.  Functionals are recorded on the tape with assemblers
-    that are kept, which makes time loops and training faster than with Firedrake's own, also
-    for forms without a network; all else goes to Firedrake, and with it functionals without a
-    network on a mesh whose coordinates the tape has assigned, so that they have derivatives with
-    respect to these.
-
-    Parameters
-    ----------
-    form
-        A form.
-    *args, **kwargs
-        As for :func:`firedrake.assemble`.
-
-    Returns
-    -------
-    float, Cofunction, Function or Matrix
-        As Firedrake's; a number is the same on all ranks.
-
-    Raises
-    ------
-    NotImplementedError
-        If a coefficient stands under a derivative in space that it does not have.
-    ValueError
-        If a measure's degree differs from a coefficient's.
-    """
-    if isinstance(form, ufl.Interpolate):
-        check_interpolated(form)
-    if isinstance(form, (ufl.Form, ufl.FormSum)):
-        form = prepared(form, kwargs.get("form_compiler_parameters"))
-        for coefficient in neural_coefficients(form):
-            coefficient.update()
-        if _is_plain_functional(form) and not args and not set(kwargs) - {"annotate"}:
-            networks = neural_coefficients(form)
-            if annotate_tape(kwargs):
-                if networks or not any(map(is_moved_by_the_tape, meshes_of(form))):
-                    return _recorded(form)
-            else:
-                kwargs["annotate"] = False
-    return fd.assemble(form, *args, **kwargs)
-
-
-def _is_plain_functional(form: ufl.Form) -> bool:
-    plain = all(isinstance(c, fd.Function) for c in form.coefficients())
-    return plain and not form.arguments() and not form.empty()
-
-
-def _recorded(form: ufl.Form) -> AdjFloat:
+def value_and_record(form: ufl.Form) -> AdjFloat:
+    """Evaluate a functional of Functions and Constants, and record that.  Collective."""
     kept = _kept.get(form)
     if kept is None:
         kept = KeptFunctional(form)

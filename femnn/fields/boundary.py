@@ -69,6 +69,14 @@ class BoundaryValues:
         part.dat.data_wo[nodes] = field.dat.data_ro[nodes]
         return part
 
+    def zero(self, field: Any) -> None:
+        """Let a field be zero at the condition's nodes."""
+        self.bc.zero(field)
+
+    def homogeneous(self) -> list[fd.DirichletBC]:
+        """Firedrake's condition that a change is zero there."""
+        return [self.bc.reconstruct(g=0)]
+
     def lift(self, change: fd.Function | None, into: fd.Function) -> None:
         """Set a change of the values (``None`` for zero) at the condition's nodes."""
         if change is None:

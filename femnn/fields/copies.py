@@ -21,7 +21,8 @@ from ufl.domain import extract_domains
 
 from femnn.parallel import any_rank_each
 
-Value: TypeAlias = Any  # a firedrake Function or Constant
+Value: TypeAlias = Any  # a firedrake Function, Cofunction or Constant
+FIELDS = (fd.Function, fd.Cofunction)
 
 
 def dependencies_of(expression: Any) -> list[Value]:
@@ -90,12 +91,12 @@ class CoordinateState:
 
 
 class Mirrors:
-    """Private copies of Functions and Constants.
+    """Private copies of Functions, Cofunctions and Constants.
 
     Parameters
     ----------
     sources
-        The user's Functions and Constants.
+        The user's Functions, Cofunctions and Constants.
 
     Attributes
     ----------
@@ -106,7 +107,7 @@ class Mirrors:
     @no_annotations
     def __init__(self, sources: Iterable[Value]):
         self.copies: dict[Value, Value] = {s: _empty_copy(s) for s in sources}
-        comms = [s.comm for s in self.copies if isinstance(s, fd.Function)]
+        comms = [s.comm for s in self.copies if isinstance(s, FIELDS)]
         self._comm = max(comms, key=lambda comm: comm.size, default=None)
 
     def __call__(self, expression: Any) -> Any:
@@ -151,7 +152,7 @@ def copy_values(source: Any, target: Any) -> None:
 
 def same_values(a: Value, b: Value) -> bool:
     """Whether this rank's data are the same, bit by bit."""
-    parts = zip(a.dat, b.dat, strict=True) if isinstance(a, fd.Function) else [(a.dat, b.dat)]
+    parts = zip(a.dat, b.dat, strict=True) if isinstance(a, FIELDS) else [(a.dat, b.dat)]
     return all(_same_bits(p.data_ro, q.data_ro) for p, q in parts)
 
 
@@ -164,6 +165,8 @@ def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 def _empty_copy(source: Value) -> Value:
     if isinstance(source, fd.Constant):
         return fd.Constant(source.dat.data_ro.reshape(source.ufl_shape), name=source.name)
+    if isinstance(source, fd.Cofunction):
+        return fd.Cofunction(source.function_space(), name=source.name())
     if isinstance(source, fd.Function):
         if source.function_space().component is not None:
             raise NotImplementedError(

@@ -15,7 +15,7 @@ from pyadjoint.tape import no_annotations
 from torch import Tensor, nn
 
 from femnn.autograd.apply import apply
-from femnn.coefficient.functionals import assemble
+from femnn.coefficient.assembly import assemble
 from femnn.fields.copies import CoordinateState
 from femnn.observation.observable import Observable, checked_names, listed
 from femnn.parallel import any_rank

@@ -13,7 +13,7 @@ from pyadjoint import Block
 from pyadjoint.block_variable import BlockVariable
 from pyadjoint.tape import get_working_tape
 
-from femnn.fields.copies import same_values
+from femnn.fields.copies import FIELDS, same_values
 from femnn.parallel import any_rank_each
 from femnn.tape.control import VectorControl
 
@@ -57,7 +57,7 @@ def present_nodes(values: Iterable[Any]) -> list[BlockVariable]:
 
 def _renewed_nodes(values: list[Any]) -> list[BlockVariable]:
     nodes = [value.block_variable for value in values]
-    comms = [value.comm for value in values if isinstance(value, fd.Function)]
+    comms = [value.comm for value in values if isinstance(value, FIELDS)]
     comm = max(comms, key=lambda comm: comm.size, default=None)
     differ = any_rank_each(comm, [not _holds_present(node) for node in nodes])
     for i, (value, differs) in enumerate(zip(values, differ, strict=True)):
@@ -70,7 +70,7 @@ def _renewed_nodes(values: list[Any]) -> list[BlockVariable]:
 
 def _is_given(value: Any) -> bool:
     """Whether the value is the user's, and not computed where it is used."""
-    kinds = isinstance(value, (fd.Function, fd.Constant, VectorControl))
+    kinds = isinstance(value, (*FIELDS, fd.Constant, VectorControl))
     return kinds and not getattr(value, "_ad_floating_active", False)
 
 
@@ -81,7 +81,7 @@ def _holds_present(node: BlockVariable) -> bool:
     if isinstance(node.checkpoint, CheckpointFunction):
         return False
     value, held = node.output, node.saved_output
-    if isinstance(value, (fd.Function, fd.Constant)):
+    if isinstance(value, (*FIELDS, fd.Constant)):
         return same_values(value, held)
     return np.array_equal(value.vector, held.vector, equal_nan=True)
 

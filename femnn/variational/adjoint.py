@@ -11,7 +11,7 @@ import numpy as np
 import ufl
 
 from femnn.coefficient.chain_rule import constant_derivative, total_derivative
-from femnn.fields.boundary import BoundaryValues
+from femnn.fields.bounds import Condition
 from femnn.fields.copies import copy_values
 from femnn.fields.cotangents import zero_cotangent
 from femnn.fields.derivatives import constant_gradient
@@ -40,14 +40,14 @@ class AdjointState:
         self,
         value: fd.Function,
         incoming: fd.Cofunction,
-        at_boundary: Callable[[AdjointState], dict[BoundaryValues, fd.Cofunction]],
+        at_boundary: Callable[[AdjointState], dict[Condition, fd.Cofunction]],
     ):
         self.value = value
         self.incoming = incoming
         self._at_boundary = at_boundary
 
     @cached_property
-    def at_boundary(self) -> dict[BoundaryValues, fd.Cofunction]:
+    def at_boundary(self) -> dict[Condition, fd.Cofunction]:
         """For each condition the gradient for its values.  Collective."""
         return self._at_boundary(self)
 
@@ -91,6 +91,8 @@ class Adjoint:
             condition.given.cotangent(dependency, at.at_boundary[condition])
             for condition in self.state.conditions_of(dependency)
         ]
+        if dependency in self.state.assembled.copies:
+            parts.append(self.state.assembled.gradient(dependency, at.value))
         return total_of([self.of_forms(dependency, at), *parts])
 
     def of_forms(self, dependency: Any, at: AdjointState) -> Any:
@@ -138,7 +140,7 @@ class Adjoint:
                     total += network.weight_vjp(cotangent, self.state.weights_of(network))
         return weights.like(sum_over_ranks(self.state.comm, total))
 
-    def _at_boundary(self, at: AdjointState) -> dict[BoundaryValues, fd.Cofunction]:
+    def _at_boundary(self, at: AdjointState) -> dict[Condition, fd.Cofunction]:
         """What the adjoint equation leaves over at each condition's nodes."""
         self.insert(at.value)
         unknown = self.state.problem.u
@@ -147,9 +149,9 @@ class Adjoint:
         if assemble is not None:
             add(residual, 1.0, assemble())
         left, found = residual.riesz_representation("l2"), {}
-        for condition in reversed(self.state.boundary):
+        for condition in reversed(self.state.conditions):
             found[condition] = condition.cotangent(left)
-            condition.bc.zero(left)  # where conditions overlap, the last one sets the value
+            condition.zero(left)  # where conditions overlap, the last one sets the value
         return found
 
     def _constant_gradient(self, constant: fd.Constant) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint.tape import no_annotations, stop_annotating
 
+from femnn.fields.bounds import Pair
 from femnn.tape.meshes import OnMeshes
 from femnn.tape.nodes import add_dependencies
 from femnn.variational.adjoint import Adjoint
@@ -73,6 +74,8 @@ class SolveBlock(OnMeshes):
     ----------
     solves
         The solver's forward solves and derivatives.
+    bounds
+        Lower and upper bounds of the unknown, or ``None``.
 
     Attributes
     ----------
@@ -80,15 +83,14 @@ class SolveBlock(OnMeshes):
         The smallest norm of a first residual when the solver started from the recorded guess.
     """
 
-    def __init__(self, solves: Solves, ad_block_tag: str | None = None):
+    def __init__(self, solves: Solves, bounds: Pair | None = None, ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
         self.solves = solves
         with stop_annotating():
-            self.boundary = solves.state.present_boundary()
+            self.given = solves.state.present(bounds)
         self.scale = np.inf
         self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
-        of_boundary = (d for given in self.boundary for d in given.dependencies)
-        dependencies = list(dict.fromkeys([*solves.state.dependencies, *of_boundary]))
+        dependencies = dict.fromkeys([*solves.state.dependencies, *self.given.dependencies])
         add_dependencies(self, dependencies)
         self.stand_on(solves.state.meshes)
 
@@ -101,7 +103,7 @@ class SolveBlock(OnMeshes):
     ) -> Any:
         known = None if block_variable.checkpoint is None else block_variable.saved_output
         solution, self.scale = self.solves.forward.again(
-            self._values(), self.boundary, known, self.scale
+            self._values(), self.given, known, self.scale
         )
         return maybe_disk_checkpoint(solution)
 
@@ -184,9 +186,10 @@ class SolveBlock(OnMeshes):
     def _load_solution(self) -> None:
         """Let the state be that of this block's solution.  Collective."""
         state = self.solves.state
-        state.load(self._values(), self.boundary, iterate=self._output.saved_output)
+        state.load(self._values(), self.given, iterate=self._output.saved_output)
         state.evaluate()
         state.raise_failures()
+        state.find_held()
 
     def _check_adjoint(self) -> None:
         known = None if self.adj_state is None or self._adjoint_at is None else self._adjoint_at()

@@ -41,7 +41,7 @@ class TangentColumns:
         self._solve_tangent = solve_tangent
         self._kept = KeptForms(state.problem.form_compiler_parameters, mat_type="aij")
         self._terms = [n.terms for n in state.networks]
-        self._free = self._find_free()
+        self._free = np.empty(0)
 
     def __call__(self, moving: Mapping[Any, np.ndarray], n: int) -> np.ndarray:
         """The solution's changes.  Collective.
@@ -62,22 +62,23 @@ class TangentColumns:
         Raises
         ------
         NoColumns
-            If a boundary condition's values depend on what changes.
+            If boundary values, bounds or Cofunctions in the residual depend on what changes.
         """
+        self._free = self._find_free()
         right_side = np.zeros((len(self._free), n))
         for dependency, matrix in moving.items():
-            if self.state.conditions_of(dependency):
+            assembled = dependency in self.state.assembled.copies
+            if assembled or self.state.conditions_of(dependency):
                 raise NoColumns
             right_side -= self._force(dependency, matrix, n)
         right_side *= self._free[:, None]
-        self.state.assemble_tangent()
         return self._solve(right_side)
 
     def _find_free(self) -> np.ndarray:
-        """One where no boundary condition holds, zero where one does."""
+        """One where no boundary condition holds and no bound, zero where one does."""
         free = fd.Function(self.state.unknown.function_space()).assign(1.0)
-        for condition in self.state.boundary:
-            condition.bc.zero(free)
+        for condition in self.state.conditions:
+            condition.zero(free)
         with free.dat.vec_ro as vector:
             return vector.array_r.copy()
 
@@ -144,8 +145,9 @@ class TangentColumns:
         state, ksp = self.state, self.state.snes.getKSP()
         direct = ksp.getType() == "preonly" and ksp.getPC().getType() in ("lu", "cholesky")
         kernel = any(state.options.get(k) for k in ("nullspace", "transpose_nullspace"))
-        if not (direct and state.exact and not kernel):
+        if kernel or not (direct and self._solve_tangent.shares_matrix):
             return None
+        state.assemble_tangent()
         ksp.setOperators(*state.snes.getJacobian()[:2])
         ksp.getPC().setReusePreconditioner(False)
         with state.solver.inserted_options():

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 from firedrake.petsc import PETSc
 
-from femnn.fields.copies import copy_values
+from femnn.fields.copies import FIELDS, copy_values
 from femnn.parallel import all_ranks
+from femnn.variational.private import Given
 from femnn.variational.state import State
 
 FAR = 10.0  # how far from its tolerance a residual may be
+SMALLEST = 1e-13  # relative, of a residual that can be reached
 REASONS = PETSc.SNES.ConvergedReason
 
 
@@ -39,7 +41,8 @@ class ForwardSolve:
         if state.constant_tangent:
             state.solver._ctx._jacobian_assembled = state.has_matrix()
         try:
-            state.solver.solve()
+            bounded = state.takes_bounds and not state.restriction
+            state.solver.solve(bounds=state.bounds.values if bounded else None)
         except fd.ConvergenceError as error:
             if state.snes.getConvergedReason() == REASONS.DIVERGED_LINEAR_SOLVE:
                 # PETSc takes a factorisation that has failed once for failed for ever.
@@ -58,7 +61,7 @@ class ForwardSolve:
     def again(
         self,
         values: Mapping[Any, Any],
-        boundary: Sequence | None,
+        given: Given,
         guess: fd.Function | None,
         scale: float,
     ) -> tuple[fd.Function, float]:
@@ -69,7 +72,7 @@ class ForwardSolve:
 
         Parameters
         ----------
-        values, boundary
+        values, given
             As for :meth:`State.load`.
         guess
             The last solution, if there is one.
@@ -84,12 +87,12 @@ class ForwardSolve:
             The smallest first residual that is known now.
         """
         state = self.state
-        state.load(values, boundary)
+        state.load(values, given)
         if guess is not None and self._starts_warm:
             recorded = state.unknown.copy(deepcopy=True)
             copy_values(guess, state.unknown)
             try:
-                self.run()
+                self._run_warm(scale)
                 self._continue_to(scale)
                 return state.unknown.copy(deepcopy=True), scale
             except fd.ConvergenceError:
@@ -112,6 +115,25 @@ class ForwardSolve:
         fixed = self._reason == REASONS.CONVERGED_ITS
         return self.warm_start and not self.state.constant_tangent and not fixed
 
+    def _run_warm(self, scale: float) -> None:
+        """Solve from the last solution.
+
+        Methods for bounds do not look at the length of a step, and where the start is the solution
+        already, no residual is small relative to the first one.
+        """
+        rtol, atol, *_ = self.state.snes.getTolerances()
+        if self.state.takes_bounds and np.isfinite(scale):
+            atol = max(atol, max(rtol / FAR**3, SMALLEST) * scale)
+        self._run_to(rtol, atol)
+
+    def _run_to(self, rtol: float, atol: float) -> None:
+        before, absolute, *_ = self.state.snes.getTolerances()
+        self.state.snes.setTolerances(rtol=rtol, atol=atol)
+        try:
+            self.run()
+        finally:
+            self.state.snes.setTolerances(rtol=before, atol=absolute)
+
     def _continue_to(self, scale: float) -> None:
         """Go on with Newton's method where it has stopped too early for a residual's scale.
 
@@ -123,18 +145,14 @@ class ForwardSolve:
         relative = snes.getConvergedReason() == REASONS.CONVERGED_FNORM_RELATIVE
         if not relative or snes.getFunctionNorm() <= FAR * rtol * scale:
             return
-        snes.setTolerances(rtol=0.0, atol=max(atol, rtol * scale))
-        try:
-            self.run()
-        finally:
-            snes.setTolerances(rtol=rtol, atol=atol)
+        self._run_to(0.0, max(atol, rtol * scale))
 
 
 def diagnosis(state: State) -> str:
     """What a failed solve can be due to, from what can be seen.  Collective."""
     suspects = [
-        source.name() if isinstance(source, fd.Function) else source.name
-        for source, copy in state.copies.items()
+        source.name() if isinstance(source, FIELDS) else source.name
+        for source, copy in {**state.assembled.copies, **state.copies}.items()
         if copy is not state.unknown and not _is_finite(state, copy)
     ]
     suspects += [
@@ -155,6 +173,6 @@ def diagnosis(state: State) -> str:
 
 
 def _is_finite(state: State, value: Any) -> bool:
-    parts = value.subfunctions if isinstance(value, fd.Function) else (value,)
+    parts = value.subfunctions if isinstance(value, FIELDS) else (value,)
     here = all(bool(np.isfinite(part.dat.data_ro).all()) for part in parts)
     return all_ranks(state.comm, here)

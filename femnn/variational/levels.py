@@ -191,7 +191,7 @@ class _Context(_SNESContext):
         own = self._networks_of(problem)
         for name in ("F", "J", "Jp", "E"):
             form = getattr(problem, name)
-            if isinstance(form, ufl.Form):
+            if isinstance(form, (ufl.Form, ufl.FormSum)):
                 setattr(problem, name, with_rules(ufl.replace(form, own) if own else form))
 
     def _networks_of(self, problem: Any) -> dict[Any, Any]:
@@ -205,7 +205,8 @@ class _Context(_SNESContext):
         same = spaces[0].mesh() is spaces[1].mesh() and before.ufl_shape == unknown.ufl_shape
         if not same or spaces[0].ufl_element() == spaces[1].ufl_element():
             return {}
-        found = problem.F.coefficients() if isinstance(problem.F, ufl.Form) else ()
+        written = isinstance(problem.F, (ufl.Form, ufl.FormSum))
+        found = problem.F.coefficients() if written else ()
         networks = dict.fromkeys(f.network for f in found if isinstance(f, NetworkField))
         own = {}
         for network in networks:
@@ -217,8 +218,11 @@ class _Context(_SNESContext):
         return own
 
 
-def with_rules(form: ufl.Form) -> ufl.Form:
-    """The form with the degrees that the values at points in it have."""
+def with_rules(form: Any) -> Any:
+    """The form, also one with Cofunctions, with the degrees that values at points in it have."""
+    if isinstance(form, ufl.FormSum):
+        parts = [with_rules(c) if isinstance(c, ufl.Form) else c for c in form.components()]
+        return ufl.FormSum(*zip(parts, form.weights(), strict=True))
     return ufl.Form([_with_rule(integral) for integral in form.integrals()])
 
 

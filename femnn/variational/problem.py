@@ -10,6 +10,7 @@ import ufl
 from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.coefficient.forms import prepared
 from femnn.fields.boundary import value_of
+from femnn.fields.cofunctions import Term, split_terms
 from femnn.fields.copies import check_split, dependencies_of
 
 
@@ -19,8 +20,9 @@ class NeuralVariationalProblem:
     Parameters
     ----------
     F
-        The residual form.  Measures without a degree take the coefficients' degree where
-        one stands in the integral.
+        The residual form, also with assembled Cofunctions beside it: ``F - c``, ``F + 2 * c``,
+        ``F - dt * c`` with a Constant.  Measures without a degree take the coefficients' degree
+        where one stands in the integral.
     u
         The unknown.
     bcs
@@ -33,6 +35,17 @@ class NeuralVariationalProblem:
         As for :class:`firedrake.NonlinearVariationalProblem`.
     is_linear
         Whether ``F`` is linear in ``u``: one linear solve then, no Newton iteration.
+    restrict
+        Whether solves leave out the unknowns that boundary conditions set, as for
+        :class:`firedrake.NonlinearVariationalProblem`.  Derivatives have a matrix of their own
+        then, of all unknowns.
+
+    Attributes
+    ----------
+    F : ufl.Form
+        The residual form, without Cofunctions.
+    assembled : list of Term
+        The Cofunctions beside it, and their weights.
 
     See Also
     --------
@@ -43,15 +56,23 @@ class NeuralVariationalProblem:
     TypeError
         If ``F`` is not a form with one test function, or ``u`` is not a Function.
     ValueError
-        If quadrature degrees differ, a coefficient at nodes depends on ``u``, or ``is_linear`` is
-        said of a problem that is not.
+        If quadrature degrees differ, a coefficient at nodes depends on ``u``, ``is_linear`` is
+        said of a problem that is not, or a Cofunction is not on the dual of ``u``'s space.
     NotImplementedError
-        If a boundary condition is not a DirichletBC.
+        If a boundary condition is not a DirichletBC, something stands beside the form that is
+        not assembled, or ``restrict`` is said of conditions that Firedrake cannot restrict.
+
+    Notes
+    -----
+    Gradients reach the Cofunctions, and what they were assembled from by recorded calls of
+    ``assemble``: the derivative by a Cofunction is a Function, the adjoint state times its weight.
+    pyadjoint gives it for ``Control(c)`` with ``derivative(apply_riesz=True)`` only; let the
+    control be what ``c`` is assembled from, or a weight.
     """
 
     def __init__(
         self,
-        F: ufl.Form,
+        F: ufl.Form | ufl.FormSum,
         u: fd.Function,
         bcs: Any = None,
         J: ufl.Form | None = None,
@@ -59,15 +80,21 @@ class NeuralVariationalProblem:
         *,
         form_compiler_parameters: dict | None = None,
         is_linear: bool = False,
+        restrict: bool = False,
     ):
-        _check_kinds(F, u)
-        self.F = prepared(F, form_compiler_parameters)
+        form, self.assembled = split_terms(F)
+        _check_kinds(F, form, u)
+        _check_spaces(self.assembled, u)
+        self.F = prepared(form, form_compiler_parameters)
         self.u = u
         self.bcs = _as_list(bcs)
+        if restrict:
+            _check_restrictable(self.bcs)
         self.J = None if J is None else prepared(J, form_compiler_parameters)
         self.Jp = None if Jp is None else prepared(Jp, form_compiler_parameters)
         self.form_compiler_parameters = form_compiler_parameters
         self.is_linear = is_linear
+        self.restrict = restrict
         coefficients = dict.fromkeys(c for form in self.forms for c in neural_coefficients(form))
         self.implicit = [c for c in coefficients if c.depends_on(u)]
         self.explicit = [c for c in coefficients if not c.depends_on(u)]
@@ -88,6 +115,7 @@ class NeuralVariationalProblem:
         aP: ufl.Form | None = None,
         *,
         form_compiler_parameters: dict | None = None,
+        restrict: bool = False,
     ) -> NeuralVariationalProblem:
         """The linear problem ``a(u, v) = L(v)``.
 
@@ -98,10 +126,10 @@ class NeuralVariationalProblem:
         a
             The bilinear form.
         L
-            The linear form; 0 for none.
+            The linear form, a Cofunction or a sum of both; 0 for none.
         u
             The unknown.  Where it stands in ``a`` or ``L``, its value at this moment is meant.
-        bcs, form_compiler_parameters
+        bcs, form_compiler_parameters, restrict
             As for the class.
         aP
             A form from which the preconditioner is built.
@@ -121,8 +149,15 @@ class NeuralVariationalProblem:
                 f"a is a {type(a).__name__} and not a form with a trial and a test function: write "
                 "the problem as a == L, or as F == 0."
             )
-        parameters = {"form_compiler_parameters": form_compiler_parameters}
-        return cls(_residual(a, L, u), u, bcs, Jp=aP, is_linear=True, **parameters)
+        return cls(
+            _residual(a, L, u),
+            u,
+            bcs,
+            Jp=aP,
+            form_compiler_parameters=form_compiler_parameters,
+            is_linear=True,
+            restrict=restrict,
+        )
 
     @property
     def forms(self) -> list[ufl.Form]:
@@ -143,24 +178,34 @@ class NeuralVariationalProblem:
             )
 
 
-def _residual(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form:
+def _residual(a: ufl.Form, L: Any, u: fd.Function) -> ufl.Form | ufl.FormSum:
     """The residual of a == L; what holds ``u`` already takes its present value, as it must."""
-    forms = [form for form in (a, L) if isinstance(form, ufl.Form)]
+    forms = [form for form in (a, L) if isinstance(form, ufl.form.BaseForm)]
     if any(u in form.coefficients() for form in forms):
         before = {u: u.copy(deepcopy=True)}
-        a, L = (ufl.replace(f, before) if isinstance(f, ufl.Form) else f for f in (a, L))
+        a, L = (ufl.replace(f, before) if isinstance(f, ufl.form.BaseForm) else f for f in (a, L))
     return fd.action(a, u) - L
 
 
-def _check_kinds(F: Any, u: Any) -> None:
-    if not isinstance(F, ufl.Form) or len(F.arguments()) != 1:
+def _check_kinds(F: Any, form: ufl.Form, u: Any) -> None:
+    if form.empty() or len(form.arguments()) != 1:
         raise TypeError(
             f"F is a {type(F).__name__} and not a form with one test function: write the "
-            "problem as F == 0 with all terms on the left, or as a == L, without assembled "
-            "Cofunctions."
+            "problem as F == 0 with all terms on the left, or as a == L. Assembled Cofunctions can "
+            "stand beside a form."
         )
     if not isinstance(u, fd.Function) or isinstance(u, NeuralCoefficient):
         raise TypeError(f"u is a {type(u).__name__}: the unknown must be a Function.")
+
+
+def _check_spaces(assembled: list[Term], u: fd.Function) -> None:
+    for term in assembled:
+        space = term.cofunction.function_space()
+        if space.dual() != u.function_space():
+            raise ValueError(
+                f"the Cofunction {term.cofunction.name()} is on {space}, wanted the dual of the "
+                f"unknown's space {u.function_space()}: assemble it with a test function of that."
+            )
 
 
 def _as_list(bcs: Any) -> list[fd.DirichletBC]:
@@ -172,3 +217,20 @@ def _as_list(bcs: Any) -> list[fd.DirichletBC]:
                 "coefficients."
             )
     return listed
+
+
+def _check_restrictable(bcs: list[fd.DirichletBC]) -> None:
+    """Refuse what Firedrake's restricted spaces do not know."""
+    whole = [bc.function_space() for bc in bcs if bc.function_space().component is None]
+    for bc in bcs:
+        space = bc.function_space()
+        if space.component is not None and space.parent in whole:
+            what = "for one component of a field, and another for all of its components"
+        elif any(isinstance(s, tuple) and len(s) > 1 for s in bc.sub_domain):
+            what = "on the intersection of parts of the boundary"
+        else:
+            continue
+        raise NotImplementedError(
+            f"restrict=True: a condition stands {what} ({bc.sub_domain}), which Firedrake's "
+            "restricted spaces do not know. Leave out restrict=True."
+        )

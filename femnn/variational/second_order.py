@@ -12,7 +12,7 @@ import numpy as np
 import ufl
 
 from femnn.coefficient.chain_rule import total_derivative
-from femnn.fields.boundary import BoundaryValues
+from femnn.fields.bounds import Condition
 from femnn.fields.derivatives import Direction, constant_gradient
 from femnn.parallel import sum_over_ranks
 from femnn.tape.weights import Weights
@@ -38,13 +38,16 @@ class AdjointChange:
         cotangent.
     boundary
         For each boundary condition what moves in its values.
+    dots
+        The direction: dependency to change.
     """
 
     first: AdjointState
     change: AdjointState
     cotangents: dict[PrivateNetwork, np.ndarray | None]
     weights: dict[PrivateNetwork, np.ndarray | float]
-    boundary: dict[BoundaryValues, list[Direction]]
+    boundary: dict[Condition, list[Direction]]
+    dots: Mapping[Any, Any]
 
 
 class SecondOrder:
@@ -80,6 +83,9 @@ class SecondOrder:
         self._motion.set({**dots, state.problem.u: None})
         right_side = fd.Cofunction(self._lift.function_space().dual())
         self._add(right_side, "tangent", lambda: state.residual, factor=-1.0)
+        moved = state.assembled.change(dots)
+        if moved is not None:
+            add(right_side, -1.0, moved)
         lifted = self._lift_boundary(dots, right_side)
         change = fd.Function(self._lift.function_space())
         self.adjoint.solve_tangent(right_side, change, transposed=False)
@@ -118,8 +124,8 @@ class SecondOrder:
         self._add(right_side, unknown, partial(adjoint.field_form, unknown))
         change = adjoint.solve(right_side)
         weights = dict(zip(state.networks, moved, strict=True))
-        boundary = {b: b.given.direction(dots) for b in state.boundary}
-        return AdjointChange(first, change, changes, weights, boundary)
+        boundary = {b: b.given.direction(dots) for b in state.conditions}
+        return AdjointChange(first, change, changes, weights, boundary, dots)
 
     def gradient(self, dependency: Any, at: AdjointChange) -> Any:
         """The change of the gradient with respect to one dependency.  Collective.
@@ -134,7 +140,11 @@ class SecondOrder:
             result = result + self._of_constant(dependency)
         elif result is not None:
             self._add(result, dependency, partial(self.adjoint.field_form, dependency))
-        return total_of([result, *self._of_boundary(dependency, at)])
+        parts = [result, *self._of_boundary(dependency, at)]
+        if dependency in self.state.assembled.copies:
+            values = at.first.value, at.change.value
+            parts.append(self.state.assembled.gradient_change(dependency, *values, at.dots))
+        return total_of(parts)
 
     def _of_boundary(self, dependency: Any, at: AdjointChange) -> list[Any]:
         """What comes through the boundary conditions' values."""
@@ -151,11 +161,11 @@ class SecondOrder:
     def _lift_boundary(self, dots: Mapping[Any, Any], right_side: fd.Cofunction) -> bool:
         """Let the boundary values' changes drive the right side; whether there are any."""
         state = self.state
-        changes = [b.given.change(b.given.direction(dots)) for b in state.boundary]
+        changes = [b.given.change(b.given.direction(dots)) for b in state.conditions]
         if all(change is None for change in changes):
             return False
         self._lift.zero()
-        for boundary, change in zip(state.boundary, changes, strict=True):
+        for boundary, change in zip(state.conditions, changes, strict=True):
             boundary.lift(change, self._lift)
         terms = self.adjoint.terms
         form = partial(total_derivative, state.residual, state.unknown, self._lift, terms)

@@ -11,6 +11,7 @@ import ufl
 from pyadjoint.tape import annotate_tape, stop_annotating
 
 from femnn.fields.boundary import value_of
+from femnn.fields.cofunctions import split_terms
 from femnn.fields.copies import dependencies_of
 from femnn.variational.block import Solves
 from femnn.variational.problem import NeuralVariationalProblem
@@ -37,13 +38,16 @@ def solve(
     Parameters
     ----------
     equation
-        ``F == 0``, or ``a == L`` where the coefficients do not depend on the unknown.
+        ``F == 0``, or ``a == L`` where the coefficients do not depend on the unknown.  ``F`` and
+        ``L`` may hold assembled Cofunctions.
     u
         The unknown; its value is the initial guess.
     bcs, J, Jp, form_compiler_parameters
         As for :class:`NeuralVariationalProblem`.
     **kwargs
-        As for :class:`NeuralVariationalSolver`: ``solver_parameters``, ``nullspace``, ...
+        ``restrict`` as for :class:`NeuralVariationalProblem`, ``bounds`` as for
+        :meth:`NeuralVariationalSolver.solve`, all others as for that class:
+        ``solver_parameters``, ``nullspace``, ...
 
     Returns
     -------
@@ -58,7 +62,7 @@ def solve(
         If the equation is neither ``F == 0`` nor ``a == L``.
     """
     annotate = annotate_tape(kwargs)
-    tag = kwargs.pop("ad_block_tag", None)
+    tag, bounds = (kwargs.pop(name, None) for name in ("ad_block_tag", "bounds"))
     bcs = [] if bcs is None else list(bcs) if isinstance(bcs, (list, tuple)) else [bcs]
     forms = {"J": J, "Jp": Jp, "form_compiler_parameters": form_compiler_parameters}
     key = _key(equation, u, bcs, forms, kwargs)
@@ -67,11 +71,12 @@ def solve(
         solves = _make(equation, u, bcs, forms, kwargs)
         if key is not None:
             _kept[key] = solves
-    return solve_and_record(solves, annotate, tag)
+    return solve_and_record(solves, annotate, tag, bounds)
 
 
 def _make(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -> Solves:
-    problem = _problem(equation, u, bcs, **forms)
+    options = dict(options)
+    problem = _problem(equation, u, bcs, restrict=options.pop("restrict", False), **forms)
     own = {k: options.pop(k) for k in ("warm_start",) if k in options}
     adjoint = options.pop("adjoint_solver_parameters", None)
     with stop_annotating():
@@ -79,9 +84,8 @@ def _make(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) 
 
 
 def _problem(
-    equation: Any, u: fd.Function, bcs: list, J: Any, Jp: Any, form_compiler_parameters: Any
+    equation: Any, u: fd.Function, bcs: list, J: Any, Jp: Any, **parameters: Any
 ) -> NeuralVariationalProblem:
-    parameters = {"form_compiler_parameters": form_compiler_parameters}
     left, right = equation.lhs, equation.rhs
     if isinstance(left, ufl.Form) and len(left.arguments()) == 2:
         return NeuralVariationalProblem.linear(left, right, u, bcs, Jp, **parameters)
@@ -93,17 +97,21 @@ def _problem(
 def _key(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -> Hashable:
     """What tells calls apart; ``None`` where the call is to have a solver of its own."""
     sides = [s for s in (equation.lhs, equation.rhs, forms["J"], forms["Jp"]) if s is not None]
-    written = [side for side in sides if isinstance(side, ufl.Form)]
-    held = [d for form in written for d in dependencies_of(form)]
+    written = [split_terms(side) for side in sides if isinstance(side, ufl.form.BaseForm)]
+    terms = [(term.weight, term.cofunction) for _, beside in written for term in beside]
+    held = [d for form, _ in written for d in dependencies_of(form)]
     linear = isinstance(equation.lhs, ufl.Form) and len(equation.lhs.arguments()) == 2
     if linear and u in held:
         return None  # it stands for its value at this moment
     # Forms are equal by their signatures, in which Functions are numbered, and by what holds data.
-    same = [id(o) for o in (u, *held, *(d for form in written for d in form.ufl_domains()))]
-    sides = [side.signature() if isinstance(side, ufl.Form) else side for side in sides]
+    meshes = [d for form, _ in written for d in form.ufl_domains()]
+    same = [id(o) for o in (u, *held, *meshes, *(cofunction for _, cofunction in terms))]
+    weights = [weight for weight, _ in terms]
+    sides = [side for side in sides if not isinstance(side, ufl.form.BaseForm)]
+    sides += [form.signature() for form, _ in written]
     try:
         parameters = _frozen([forms["form_compiler_parameters"], options])
-        key = (*sides, *same, _conditions(bcs), parameters)
+        key = (*sides, *weights, *same, _conditions(bcs), parameters)
         hash(key)
     except TypeError:
         return None

@@ -8,6 +8,8 @@ from typing import Any
 import firedrake as fd
 from pyadjoint.tape import annotate_tape, get_working_tape, no_annotations, stop_annotating
 
+from femnn.coefficient.coefficient import NeuralCoefficient
+from femnn.fields.bounds import Pair
 from femnn.fields.copies import copy_values
 from femnn.variational.block import SolveBlock, Solves
 from femnn.variational.problem import NeuralVariationalProblem
@@ -71,11 +73,15 @@ class NeuralVariationalSolver:
         """PETSc's nonlinear solver."""
         return self.state.snes
 
-    def solve(self, **kwargs: Any) -> fd.Function:
+    def solve(self, bounds: Pair | None = None, **kwargs: Any) -> fd.Function:
         """Solve the problem; the unknown's value is the initial guess.  Collective.
 
         Parameters
         ----------
+        bounds
+            ``(lower, upper)``, two Functions on the unknown's space between which the solution is,
+            with ``snes_type`` vinewtonrsls or vinewtonssls.  A Function with the value
+            ``PETSc.INFINITY`` or its negative is no bound.
         **kwargs
             ``annotate``: whether the tape records the solve; by default where annotation is on.
 
@@ -91,36 +97,54 @@ class NeuralVariationalSolver:
         RuntimeError
             If the weights differ between ranks, or a network raises an error on another rank.
         TypeError
-            If a keyword is unknown.
+            If a keyword is unknown, or bounds are not two Functions.
         ValueError
-            If the weights are not finite.
+            If the weights are not finite, bounds are on another space, contradict each other or
+            boundary values, or are given to a method that does not know them.
+        NotImplementedError
+            If bounds are given where ``restrict`` is.
+
+        Notes
+        -----
+        **Bounds.**  Where the unknown is at a bound, within ``snes_vi_zero_tolerance``, and the
+        residual presses it there, derivatives take the bound for a boundary value: gradients
+        reach the bounds too.  They are those of the active set of the solution.  Where an
+        unknown is only just at its bound, with no residual, or just not, the solution has a
+        kink in the controls, and the derivative is that of one side.
         """
         annotate = annotate_tape(kwargs)
         if kwargs:
-            raise TypeError(f"solve() got the unknown keywords {sorted(kwargs)}: only annotate.")
-        return solve_and_record(self._solves, annotate, self._tag)
+            names = sorted(kwargs)
+            raise TypeError(f"solve() got the unknown keywords {names}: only bounds and annotate.")
+        return solve_and_record(self._solves, annotate, self._tag, bounds)
 
 
-def solve_and_record(solves: Solves, annotate: bool, tag: str | None = None) -> fd.Function:
+def solve_and_record(
+    solves: Solves, annotate: bool, tag: str | None = None, bounds: Pair | None = None
+) -> fd.Function:
     """Solve with the user's present values, and record it if wanted.  Collective."""
     state = solves.state
-    for coefficient in state.explicit:
+    bounds = None if bounds is None else _checked(bounds, state)
+    for coefficient in (
+        *state.explicit,
+        *(b for b in bounds or () if isinstance(b, NeuralCoefficient)),
+    ):
         coefficient.update()
     for coefficient in state.implicit:
         coefficient.weights.check_ranks(state.comm)
         coefficient.weights.check(coefficient.weights.vector)
-    block = SolveBlock(solves, ad_block_tag=tag) if annotate else None
+    block = SolveBlock(solves, bounds, ad_block_tag=tag) if annotate else None
     with stop_annotating():
-        _run(solves)
+        _run(solves, bounds)
     if block is not None:
         _record(block)
     return state.problem.u
 
 
-def _run(solves: Solves) -> None:
+def _run(solves: Solves, bounds: Pair | None) -> None:
     """Solve in private copies, and give the user what was found."""
     state = solves.state
-    state.load({})
+    state.load({}, state.present(bounds))
     solves.forward.run()
     copy_values(state.unknown, state.problem.u)
     for network in state.networks:
@@ -134,3 +158,25 @@ def _record(block: SolveBlock) -> None:
     block.add_output(node)
     node.save_output()
     block.scale = solves.forward.first_residual
+
+
+def _checked(bounds: Any, state: State) -> Pair:
+    """The bounds, if they are two Functions and the solver can hold them."""
+    pair = tuple(bounds) if isinstance(bounds, (tuple, list)) else (bounds,)
+    if len(pair) != 2 or not all(isinstance(bound, fd.Function) for bound in pair):
+        raise TypeError(
+            f"bounds={bounds!r}: wanted (lower, upper), both Functions on the unknown's space. "
+            "Function(V).assign(PETSc.INFINITY) is no upper bound, its negative no lower one."
+        )
+    space = state.unknown.function_space()
+    for bound in pair:
+        if bound.function_space() != space:
+            raise ValueError(f"bounds: {bound.name()} is on {bound.function_space()}, not {space}.")
+    if not state.takes_bounds:
+        raise ValueError(
+            f"bounds are given, but the nonlinear solver is {state.snes.getType()}, which does not "
+            "know them: solver_parameters={'snes_type': 'vinewtonrsls', ...}, or 'vinewtonssls'."
+        )
+    if state.restriction:
+        raise NotImplementedError("bounds are given with restrict=True: leave out one of them.")
+    return pair

@@ -1,39 +1,30 @@
-"""A variational problem in private copies, and what has been computed from their values."""
+"""What has been computed from the values of a problem's private copies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import firedrake as fd
 import numpy as np
-import ufl
 from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 
-from femnn.coefficient.chain_rule import total_derivative
-from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
-from femnn.fields.boundary import BoundaryValues, value_of
-from femnn.fields.copies import (
-    CoordinateState,
-    Mirrors,
-    dependencies_of,
-    meshes_of,
-    owned_values,
-    version,
-)
-from femnn.fields.interpolation import Interpolated
+from femnn.fields.copies import CoordinateState, owned_values, version
 from femnn.parallel import all_ranks, any_rank, raise_network_error
 from femnn.variational.levels import enable_levels
 from femnn.variational.network import PrivateNetwork
+from femnn.variational.private import Given, PrivateProblem
 from femnn.variational.problem import NeuralVariationalProblem
+from femnn.variational.restriction import Restriction
 from femnn.variational.stamp import Stamp
 
-WRITTEN = (ufl.Form, ufl.core.expr.Expr)
+SEMISMOOTH = "vinewtonssls"
+BOUNDED = ("vinewtonrsls", SEMISMOOTH)
 # As Firedrake's solver of linear problems.
 ONE_SOLVE = {"snes_type": "ksponly", "ksp_rtol": DEFAULT_KSP_PARAMETERS["ksp_rtol"]}
 
 
-class State:
+class State(PrivateProblem):
     """A problem in private copies, with the networks' values and the matrix at these.
 
     Whoever needs a value loads what it follows from, and asks for it: :meth:`evaluate` for the
@@ -49,67 +40,33 @@ class State:
 
     Attributes
     ----------
-    copies : dict
-        The user's Functions and Constants, each with its private copy.
-    unknown : firedrake.Function
-        The unknown's copy.
-    boundary : list of BoundaryValues
-        The boundary conditions.
-    meshes : list
-        The residual's.
-    networks : list of PrivateNetwork
-        The networks of the unknown.
-    residual, tangent : ufl.Form
-        The residual and its exact derivative, in private copies.
-    implicit, explicit : list of NeuralCoefficient
-        The user's coefficients in the forms and the application context that depend on the
-        unknown, and those that do not.
-    preconditioner : ufl.Form or None
-        The user's form for it, in private copies.
-    exact : bool
-        Whether the matrix is the exact tangent, and not one that the user gave.
+    constant_tangent : bool
+        Whether the matrix is the same at all iterates.
     solver : firedrake.NonlinearVariationalSolver
         Firedrake's solver of the problem in private copies.
+    restriction : Restriction
+        True where that solver's space is restricted to the unknowns that are free.
     """
 
     def __init__(self, problem: NeuralVariationalProblem, options: Mapping[str, Any]):
-        self.problem = problem
+        super().__init__(problem, options.get("appctx"))
         self.options = dict(options)
-        self._appctx = dict(self.options.get("appctx") or {})
-        in_context = _computed_in(self._appctx.values())
-        self.implicit = _merged(
-            problem.implicit, (c for c in in_context if c.depends_on(problem.u))
-        )
-        self.explicit = _merged(problem.explicit, (c for c in in_context if c not in self.implicit))
-        self._mirrors = Mirrors(_sources(problem, self.implicit, self.explicit))
-        self.copies = self._mirrors.copies
-        self.unknown = self.copies[problem.u]
-        self.boundary = [BoundaryValues(bc) for bc in problem.bcs]
-        self.networks = [PrivateNetwork(c, self._mirrors) for c in self.implicit]
         self._weights = {n.weights: _Counted() for n in self.networks}
         fixed = [copy for copy in self.copies.values() if copy is not self.unknown]
         self._in_operands = [d for d in fixed if any(d in n.depends_on for n in self.networks)]
         self._modules: tuple = ()
-        self.meshes = meshes_of(problem.F)
+        held = self.in_matrix
+        self.constant_tangent = self.unknown not in held and not self.networks
+        self._in_matrix = [d for d in held if d is not self.unknown and d in self.copies.values()]
         self._moved = [CoordinateState(mesh) for mesh in self.meshes]
-        self.residual = self._privately(problem.F)
-        trial = fd.TrialFunction(problem.u.function_space())
-        terms = [n.terms for n in self.networks]
-        self.tangent = total_derivative(self.residual, self.unknown, trial, terms)
-        self.exact = problem.J is None
         self._retired: list[fd.NonlinearVariationalSolver] = []
         self._evaluated: Stamp | None = None
         self._assembled: Stamp | None = None
         self.solver = self._solver()
 
     def _solver(self) -> fd.NonlinearVariationalSolver:
-        """Firedrake's solver; says what the matrix depends on, too."""
+        """Firedrake's solver of the private problem."""
         problem, options = self.problem, dict(self.options)
-        matrix = self.tangent if self.exact else self._privately(problem.J)
-        self.preconditioner = None if problem.Jp is None else self._privately(problem.Jp)
-        held = _held_by(form for form in (matrix, self.preconditioner) if form is not None)
-        self.constant_tangent = self.unknown not in held and not self.networks
-        self._in_matrix = [d for d in held if d is not self.unknown and d in self.copies.values()]
         callbacks: dict[str, Callable[..., None]] = {
             "pre_function_callback": lambda X: self._evaluate_all(),
             "pre_jacobian_callback": lambda X: self._evaluate_all(),
@@ -120,19 +77,20 @@ class State:
         options["appctx"] = self.appctx()
         if problem.is_linear:
             options["solver_parameters"] = {**ONE_SOLVE, **(options.get("solver_parameters") or {})}
-        solver = fd.NonlinearVariationalSolver(
-            fd.NonlinearVariationalProblem(
-                self.residual,
-                self.unknown,
-                bcs=[b.bc for b in self.boundary],
-                J=matrix,
-                Jp=self.preconditioner,
-                form_compiler_parameters=problem.form_compiler_parameters,
-                is_linear=problem.is_linear,
-            ),
-            **options,
+        own = fd.NonlinearVariationalProblem(
+            self.residual + self.assembled.value if problem.assembled else self.residual,
+            self.unknown,
+            bcs=[b.bc for b in self.boundary],
+            J=self.matrix,
+            Jp=self.preconditioner,
+            form_compiler_parameters=problem.form_compiler_parameters,
+            is_linear=problem.is_linear,
+            restrict=problem.restrict,
         )
-        solver._problem._constant_jacobian = self.constant_tangent
+        self.restriction = Restriction(own, self.unknown, self.boundary)
+        solver = fd.NonlinearVariationalSolver(own, **options)
+        # That method scales the matrix's rows.
+        own._constant_jacobian = self.constant_tangent and solver.snes.getType() != SEMISMOOTH
         enable_levels(solver, self.held)
         solver.snes.setConvergenceHistory(reset=True)
         return solver
@@ -155,42 +113,19 @@ class State:
         return self.solver.snes
 
     @property
-    def held(self) -> list[Any]:
-        """The Functions and Constants in the private forms and operands."""
-        networks = [f for n in self.networks for f in (n.terms.value, n.terms.slope)]
-        return [*self.copies.values(), *networks]
+    def takes_bounds(self) -> bool:
+        """Whether the nonlinear solver is one for variational inequalities."""
+        return self.snes.getType() in BOUNDED
 
     @property
-    def comm(self) -> Any:
-        """The ranks that share the unknown."""
-        return self.unknown.comm
-
-    @property
-    def dependencies(self) -> list[Any]:
-        """What forms and networks depend on, in the tape's sense, and the initial guess."""
-        return [*self._weights, *self.copies]
-
-    def present_boundary(self) -> list[Interpolated]:
-        """What the user's boundary conditions say now, one for each."""
-        return [condition.present() for condition in self.boundary]
-
-    def conditions_of(self, dependency: Any) -> list[BoundaryValues]:
-        """The boundary conditions whose values that are loaded depend on something."""
-        return [c for c in self.boundary if dependency in c.given.dependencies]
-
-    def appctx(self) -> dict[str, Any]:
-        """The user's application context, its forms and expressions written in private copies."""
-        return {
-            name: self._privately(value)
-            if isinstance(value, (ufl.Form, ufl.core.expr.Expr))
-            else value
-            for name, value in self._appctx.items()
-        }
+    def _zero_tolerance(self) -> float:
+        """How near to a bound an unknown is at it."""
+        return float(self.solver.parameters.get("snes_vi_zero_tolerance", 1e-8))
 
     def load(
         self,
         values: Mapping[Any, Any],
-        boundary: Sequence[Interpolated] | None = None,
+        given: Given | None = None,
         iterate: fd.Function | None = None,
     ) -> None:
         """Take values of the dependencies; the user's own where none are given.  Collective.
@@ -199,21 +134,35 @@ class State:
         ----------
         values
             Dependency to value: Functions, Constants, Weights.
-        boundary
-            What the boundary conditions' values are; without, what they are now.
+        given
+            What boundary values and bounds are; without, what the first are now, and no bounds.
         iterate
             The unknown, where it is not the initial guess that ``values`` has.
         """
         unknown = self.problem.u
         self._mirrors.load(values if iterate is None else {**values, unknown: iterate})
-        boundary = self.present_boundary() if boundary is None else boundary
-        for condition, given in zip(self.boundary, boundary, strict=True):
-            condition.load(given, values)
+        given = self.present() if given is None else given
+        for condition, at in zip(self.boundary, given.boundary, strict=True):
+            condition.load(at, values)
+        self.bounds.load(given.bounds, values, self.boundary, self._zero_tolerance)
+        self.restriction.pass_boundary()
+        self.assembled.load(values)
         for weights, known in self._weights.items():
             value = values.get(weights, weights)
             value.check_ranks(self.comm)
             known.take(value.vector)
         self._modules = tuple(n.version() for n in self.networks)
+
+    def find_held(self) -> None:
+        """Find the unknowns that bounds hold at the present state.  Collective."""
+        if self.bounds.given is None:
+            return
+        self.evaluate()
+        residual = fd.Cofunction(self.unknown.function_space().dual())
+        self.solver._ctx._assemble_residual(tensor=residual, current_state=self.unknown)
+        for condition in self.boundary:
+            condition.zero(residual)
+        self.bounds.find(self.unknown, residual, self._zero_tolerance)
 
     def weights_of(self, network: PrivateNetwork) -> np.ndarray:
         """The weights that are loaded for a network, shape ``(n_weights,)``."""
@@ -267,6 +216,7 @@ class State:
 
     def _evaluate_all(self) -> None:
         """Let the networks have their values, on all levels: PETSc does not say on which it is."""
+        self.restriction.read_iterate()
         self.evaluate()
         for network in self.networks:
             network.evaluate_levels()
@@ -291,10 +241,6 @@ class State:
         """Whether what has this stamp is what would be computed now.  Collective."""
         return all_ranks(self.comm, stamp == present)
 
-    def _privately(self, form: ufl.Form) -> ufl.Form:
-        values = {n.coefficient: n.terms.value for n in self.networks}
-        return ufl.replace(form, {**self.copies, **values})
-
 
 class _Counted:
     """The weights that are loaded for networks, and how often they have changed."""
@@ -309,11 +255,6 @@ class _Counted:
             self.vector, self.version = vector, self.version + 1
 
 
-def _held_by(forms: Iterable[ufl.Form]) -> list[Any]:
-    expanded = [ufl.algorithms.expand_derivatives(form) for form in forms]
-    return list(dict.fromkeys(d for form in expanded for d in dependencies_of(form)))
-
-
 def _followed_by(own: Callable[..., None], other: Callable | None) -> Callable[..., None]:
     """A callback of Firedrake's that calls ours and then the user's."""
 
@@ -323,22 +264,3 @@ def _followed_by(own: Callable[..., None], other: Callable | None) -> Callable[.
             other(*args)
 
     return both
-
-
-def _computed_in(values: Iterable[Any]) -> list[NeuralCoefficient]:
-    """The coefficients in forms and expressions among the values."""
-    return [c for v in values if isinstance(v, WRITTEN) for c in neural_coefficients(v)]
-
-
-def _merged(first: Iterable[Any], further: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys([*first, *further]))
-
-
-def _sources(
-    problem: NeuralVariationalProblem, implicit: Sequence[Any], explicit: Sequence[Any]
-) -> Iterable[Any]:
-    """The user's Functions and Constants in the problem's forms and operands."""
-    expressions = [*problem.forms, *(c.inputs for c in implicit)]
-    found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
-    in_values = {d for bc in problem.bcs for d in dependencies_of(value_of(bc))}
-    return dict.fromkeys([problem.u, *found, *(c for c in explicit if c not in in_values)])

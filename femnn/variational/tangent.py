@@ -19,8 +19,8 @@ ITERATIVE_TOLERANCE = 1e-8
 LARGEST_RESIDUAL = 1e-6
 # The operation is not supported, not possible in this state, fails in a library, or in Python.
 NOT_POSSIBLE = (56, 73, 76, 101)
-# The others do without the linear solver that the options name.
-NEWTON = ("newtonls", "newtontr", "newtontrdc", "ksponly", "vinewtonrsls", "vinewtonssls")
+# The others do without the linear solver that the options name, or give it a part of the matrix.
+NEWTON = ("newtonls", "newtontr", "newtontrdc", "ksponly")
 # Firedrake's that cannot be applied transposed; an attempt leaves PETSc's objects unusable.
 NO_TRANSPOSE = ("HybridizationPC", "SCPC", "PCDPC")
 MULTIGRID = ("P1PC", "PMGPC", "GTMGPC", "mg")
@@ -31,10 +31,11 @@ class TangentSolves:
     """Solves with the exact tangent at a state.
 
     Uses the matrix and the linear solver of the forward problem.  Solvers of their own are
-    made where the forward problem's matrix is not the exact tangent, where its linear
-    solver cannot be transposed or does not converge then, or where options for adjoints were
-    given: of the transposed form, with the options for adjoints or the forward problem's, and
-    where these do not lead to a solution with Firedrake's default ones, with a warning.
+    made where the forward problem's matrix is not the exact tangent or not of all unknowns, where
+    its linear solver cannot be transposed or does not converge then, or where options for adjoints
+    were given: of the transposed form, with the options for adjoints or the forward problem's, and
+    where these do not lead to a solution with Firedrake's default ones, with a warning.  Where
+    bounds hold some unknowns, they are made again whenever these are others.
 
     Parameters
     ----------
@@ -47,15 +48,21 @@ class TangentSolves:
     def __init__(self, state: State, adjoint_parameters: Mapping | None):
         self.state = state
         self._adjoint_parameters = adjoint_parameters
-        shares = state.exact and state.snes.getType() in NEWTON
+        shares = state.exact and state.snes.getType() in NEWTON and not state.restriction
         turns = adjoint_parameters is None and _has_transpose(state.solver.parameters)
         self._shares = {False: shares, True: shares and turns}
         self._own: dict[bool, fd.LinearVariationalSolver] = {}
+        self._held: dict[bool, int | None] = {}  # what bounds held when they were made
+
+    @property
+    def shares_matrix(self) -> bool:
+        """Whether solves, not transposed, use the forward problem's matrix."""
+        return self._shares[False]
 
     def __call__(self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool) -> None:
         """Solve with homogeneous boundary conditions; zeroes their rows of ``right_side``."""
-        for boundary in self.state.boundary:
-            boundary.bc.zero(right_side)
+        for condition in self.state.conditions:
+            condition.zero(right_side)
         if self._shares[transposed]:
             try:
                 self._solve_shared(right_side, solution, transposed)
@@ -68,9 +75,12 @@ class TangentSolves:
             except fd.ConvergenceError:
                 self._shares[transposed] = False
         self.state.evaluate()
-        if transposed not in self._own:
-            self._make(right_side, solution, transposed)
-        self._solve_own(right_side, solution, transposed)
+        held = self.state.bounds.version if self.state.bounds.given else None
+        if transposed in self._own and self._held[transposed] == held:
+            self._solve_own(right_side, solution, transposed)
+        else:
+            self._solve_anew(right_side, solution, transposed)
+            self._held[transposed] = held
 
     def _solve_shared(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
@@ -98,11 +108,14 @@ class TangentSolves:
             ksp.setTolerances(rtol, atol, divtol, max_it)
         _check(residual, ksp, "the forward's, transposed" if transposed else "the forward's")
 
-    def _make(self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool) -> None:
-        """Make a solver of its own, and see whether its options lead to a solution."""
+    def _solve_anew(
+        self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
+    ) -> None:
+        """Solve with a solver of its own that is made now, of options that lead to a solution."""
         given = self._adjoint_parameters if transposed else None
         if given is not None:
             self._own[transposed] = self._solver(right_side, solution, transposed, given)
+            self._solve_own(right_side, solution, transposed)
             return
         options = _linear_options(self.state.solver.parameters)
         try:
@@ -119,6 +132,7 @@ class TangentSolves:
                 stacklevel=2,
             )
             self._own[transposed] = self._solver(right_side, solution, transposed, {})
+            self._solve_own(right_side, solution, transposed)
 
     def _solve_own(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
@@ -151,7 +165,7 @@ class TangentSolves:
             turned(state.tangent),
             right_side.copy(deepcopy=True),
             fd.Function(solution.function_space()),
-            bcs=[b.bc.reconstruct(g=0) for b in state.boundary],
+            bcs=[bc for condition in state.conditions for bc in condition.homogeneous()],
             aP=None if state.preconditioner is None else turned(state.preconditioner),
             form_compiler_parameters=state.problem.form_compiler_parameters,
         )

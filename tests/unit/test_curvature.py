@@ -160,8 +160,30 @@ def observed(mesh):
     return J, [kappa.weights]
 
 
+def held(mesh, **options):
+    """A source of a Cofunction, in a problem on a restricted space or with bounds."""
+    V = FunctionSpace(mesh, "CG", 1)
+    u, v = Function(V), TestFunction(V)
+    x, _ = SpatialCoordinate(mesh)
+    c, source = Constant(2.0), femnn.assemble(10 * x * v * dx)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, output="softplus", seed=1), u)
+    F = kappa * inner(grad(u), grad(v)) * dx + c * u * v * dx - source
+    femnn.solve(F == 0, u, DirichletBC(V, x, 1), **options)
+    return femnn.assemble((u - 0.1) ** 2 * dx), [kappa.weights, c]
+
+
+def restricted(mesh):
+    return held(mesh, restrict=True, solver_parameters=TIGHT)
+
+
+def bounded(mesh):
+    V = FunctionSpace(mesh, "CG", 1)
+    bounds = Function(V).assign(-1.0), Function(V).assign(0.8)
+    return held(mesh, bounds=bounds, solver_parameters={"snes_type": "vinewtonrsls", **TIGHT})
+
+
 @pytest.mark.parallel([1, 2])
-@pytest.mark.parametrize("model", [mixed, boundary, observed])
+@pytest.mark.parametrize("model", [mixed, boundary, observed, restricted, bounded])
 def test_all_directions_at_once(model):
     """The matrix against products, each a run of the tape."""
     continue_annotation()
@@ -198,3 +220,18 @@ def test_a_loss_that_is_no_sum_has_no_matrix():
     J = J**2
     pause_annotation()
     assert gauss_newton_matrix(J, [Control(kappa.weights)], tape) is None
+
+
+def test_weights_of_cofunctions_have_no_matrix():
+    V = FunctionSpace(UnitIntervalMesh(4), "CG", 1)
+    u, v, c = Function(V), TestFunction(V), Constant(2.0)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, output="softplus", seed=1), u)
+    source = assemble(v * dx)
+    continue_annotation()
+    F = kappa * inner(grad(u), grad(v)) * dx + c * u * v * dx - c * source
+    femnn.solve(F == 0, u, DirichletBC(V, 0, 1), solver_parameters=TIGHT)
+    J = femnn.assemble(u**2 * dx)
+    pause_annotation()
+    tape = get_working_tape()
+    assert gauss_newton_matrix(J, [Control(kappa.weights)], tape) is not None
+    assert gauss_newton_matrix(J, [Control(c)], tape) is None

@@ -140,8 +140,8 @@ def test_wrong_equations_and_unknowns(V):
     with pytest.raises(TypeError, match="u is a NeuralCoefficient: the unknown must be"):
         femnn.NeuralVariationalProblem(F, kappa)
     solver = femnn.NeuralVariationalSolver(femnn.NeuralVariationalProblem(F, u))
-    with pytest.raises(TypeError, match=r"solve\(\) got the unknown keywords \['bounds'\]"):
-        solver.solve(bounds=None)
+    with pytest.raises(TypeError, match=r"solve\(\) got the unknown keywords \['tolerance'\]"):
+        solver.solve(tolerance=1e-3)
 
 
 def test_nothing_is_recorded_without_annotation(V):
