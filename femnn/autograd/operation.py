@@ -133,15 +133,15 @@ class Operation:
         numpy.ndarray or None
             Shape ``(n_numbers, n)``; ``None`` where torch cannot take the module so.
         """
-        moving = [i for i, matrix in enumerate(columns) if matrix is not None]
+        moving = {i: matrix for i, matrix in enumerate(columns) if matrix is not None}
         with self._agreed(), self.weights.loaded(weights, trainable=False):
             arguments, places = self._tensors(values, requires_grad=False)
             dots = [
-                torch.as_tensor(columns[i].T.reshape(-1, *places[i].shape)).to(places[i])
-                for i in moving
+                torch.as_tensor(matrix.T.reshape(-1, *places[i].shape)).to(places[i])
+                for i, matrix in moving.items()
             ]
-            changed = _all_along(self._call, arguments, places, moving, dots)
-        if any_rank(self.comm, changed is None):
+            changed = _all_along(self._call, arguments, places, list(moving), dots)
+        if any_rank(self.comm, changed is None) or changed is None:
             return None
         rows = numpy_of(changed).reshape(len(changed), -1).T
         return self._whole(np.ascontiguousarray(rows))

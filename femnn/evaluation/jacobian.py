@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,7 @@ def weight_jacobian(
     return result
 
 
-def _derivative(net: nn.Module, wanted: list[int]) -> object:
+def _derivative(net: nn.Module, wanted: list[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """What takes points to the derivatives for each parameter, in the order that is wanted."""
     named = {id(p): (name, p.detach()) for name, p in net.named_parameters()}
     names = [named[i][0] for i in wanted]

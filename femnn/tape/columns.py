@@ -12,6 +12,7 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
+from mpi4py import MPI
 from pyadjoint import AdjFloat, Block, Tape
 from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
@@ -52,8 +53,9 @@ def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | 
     controls = list(Enlist(controls))
     if tape._checkpoint_manager is not None:
         return None
-    sizes = [_size(c.control) for c in controls]
-    if any(size is None for size in sizes):
+    known = [_size(c.control) for c in controls]
+    sizes = [size for size in known if size is not None]
+    if len(sizes) < len(known):
         return None
     tape.reset_variables(("adjoint", "hessian", "tlm"))
     with (
@@ -76,7 +78,8 @@ class _Sweep:
         self._numbers = [b for b in relevant if _are_numbers(b.get_outputs())]
         self._losses = [b for b in self._numbers if not _are_numbers(_moving(b))]
         self._model = [b for b in relevant if b not in self._numbers]
-        self._comm = largest_comm([*(c.control for c in controls), *values_behind(J, tape)])
+        values = [*(c.control for c in controls), *values_behind(J, tape)]
+        self._comm = largest_comm(values) or MPI.COMM_SELF
         ends = np.cumsum([0, *sizes])
         self.changes: Changes = {
             c.block_variable: np.eye(self._n)[start:end]
@@ -152,7 +155,8 @@ class _Sweep:
 
     def _bent(self, block: Block, moving: Changes) -> Changes:
         """The loss's Hessian times each direction's change, for each dependency."""
-        node, found = block.get_outputs()[0], {bv: [] for bv in moving}
+        (node,) = block.get_outputs()
+        found: dict[Any, list[np.ndarray]] = {bv: [] for bv in moving}
         if hasattr(block, "hessian_columns"):
             return block.hessian_columns(moving, float(node.adj_value))
         for column in range(self._n):
