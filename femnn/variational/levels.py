@@ -154,6 +154,24 @@ def _rows(points: PointSet) -> Any:
 # Elements of a lower degree
 
 
+class LevelProblem(fd.NonlinearVariationalProblem):
+    """A problem whose boundary values may be Functions, also where it is written on other spaces.
+
+    Firedrake takes a condition's Function to the other space as it is, where it does not fit.
+    """
+
+    def rediscretise(self, **kwargs: Any) -> fd.NonlinearVariationalProblem:
+        """See Firedrake's; values are interpolated wherever they are applied."""
+        u = kwargs.get("u")
+        if u is not None and kwargs.get("bcs") is None and not kwargs.get("homogenize_bcs"):
+            space, one = u.function_space(), fd.Constant(1.0)
+            kwargs["bcs"] = [
+                bc.reconstruct(V=space, indices=bc._indices, g=one * bc.function_arg)
+                for bc in self.bcs
+            ]
+        return super().rediscretise(**kwargs)
+
+
 class _Context(_SNESContext):
     """Firedrake's context of a problem, which keeps the rules of values at points.
 

@@ -11,7 +11,7 @@ from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 
 from femnn.fields.copies import CoordinateState, owned_values, version
 from femnn.parallel import all_ranks, any_rank, raise_network_error
-from femnn.variational.levels import enable_levels
+from femnn.variational.levels import LevelProblem, enable_levels
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.private import Given, PrivateProblem
 from femnn.variational.problem import NeuralVariationalProblem
@@ -77,7 +77,7 @@ class State(PrivateProblem):
         options["appctx"] = self.appctx()
         if problem.is_linear:
             options["solver_parameters"] = {**ONE_SOLVE, **(options.get("solver_parameters") or {})}
-        own = fd.NonlinearVariationalProblem(
+        own = LevelProblem(
             self.residual + self.assembled.value if problem.assembled else self.residual,
             self.unknown,
             bcs=[b.bc for b in self.boundary],

@@ -130,7 +130,9 @@ def test_preconditioners_inside_others():
 
 @pytest.mark.parallel([1, 2])
 @pytest.mark.parametrize(
-    ("degree", "parameters", "law"), [(1, FAS, LAWS[0]), (3, PFAS, "u on ds")], ids=["h", "p"]
+    ("degree", "parameters", "law"),
+    [(1, FAS, LAWS[0]), (3, PFAS, "u on ds"), (2, PFAS, "u")],
+    ids=["h", "p", "p, Dirichlet"],
 )
 def test_nonlinear_multigrid(degree, parameters, law):
     """Coarser levels' residuals hold the network of their own iterates."""
