@@ -48,7 +48,7 @@ def test_nonlinear_poisson(tmp_path):
 def test_coefficient_field(tmp_path):
     """kappa(x, y) is recovered from noisy data, better than by its best constant (12 %)."""
     module = study("coefficient_field")
-    sizes = ["--cells", "40", "--iterations", "150"]
+    sizes = ["--cells", "28", "--iterations", "100"]
     numbers = module.main(["--output", str(tmp_path), *sizes])
     check_files(tmp_path, numbers, {"network": 2, "network_not_regularised": 2})
     assert numbers["runs"]["regularised"]["kappa_error"] < 0.06
@@ -74,7 +74,7 @@ def test_hyperelasticity(tmp_path):
 def test_boundary_law(tmp_path):
     """h(T) is recovered from thermometers inside, better than by its best constant (60 %)."""
     module = study("boundary_law")
-    sizes = ["--cells", "3", "--iterations", "80"]
+    sizes = ["--cells", "2", "--iterations", "40"]
     numbers = module.main(["--output", str(tmp_path), *sizes])
     check_files(tmp_path, numbers, {"network": 1, "network_noise": 1})
     assert numbers["runs"]["no noise"]["law_error"] < 0.15

@@ -34,7 +34,7 @@ from demos.studies import common
 
 from .experiment import Experiment, rate_at
 from .figure import draw, pieces
-from .model import EVERY, network, rate, truth
+from .model import DURATION, EVERY, network, rate, truth
 
 COLUMNS = {
     "rate_error": ("R error", ".2%"),
@@ -118,8 +118,9 @@ def main(argv: list[str] | None = None) -> dict:
     watch = common.Stopwatch()
     parser = common.options("reaction", __doc__, None, 40, 0)
     parser.add_argument("--steps", type=common.at_least(EVERY), default=30, help="steps in time")
+    parser.add_argument("--duration", type=float, default=DURATION, help="of the run")
     chosen = parser.parse_args(argv)
-    experiment = Experiment(chosen.steps, chosen.seed)
+    experiment = Experiment(chosen.steps, chosen.seed, chosen.duration)
     states, made = experiment.states, laws(chosen.seed, experiment.states)
     runs, last, outflows = compare(experiment, made, chosen.iterations)
     sizes = {"steps": chosen.steps, "seed": chosen.seed, "readings": experiment.readings.size}
