@@ -2,7 +2,7 @@
 # environment lies), RANKS, PYTEST_ARGS, DEMO, STUDY, STUDY_ARGS, REPRODUCE, FUZZ, FUZZ_RANKS.
 PYTHON ?= python3
 RANKS ?= 2 3
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO ?= nonlinear_poisson
 STUDY ?= nonlinear_poisson
 STUDY_ARGS ?=

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from benchmarks import derivatives, memory, mosaic, splitting, steps
+from benchmarks import derivatives, memory, mosaic, splitting, steps, training
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
 from femnn.export.files import atomic_file
@@ -134,6 +134,16 @@ def report_splitting(rows):
         print(f"    {name}\n      " + row["table"].replace("\n", "\n      "))
 
 
+def report_training(rows):
+    print("\n(i) Training the law of demos/nonlinear_poisson.py, Gauss-Newton to L-BFGS's loss")
+    for name, row in rows.items():
+        print(
+            f"    {name:<14}{row['iterations']:>4} iterations,{row['evaluations']:>4} evaluations, "
+            f"{row['seconds']:>6.1f} s, loss {row['loss']:.1e}, law {row['law error']:.2%}"
+        )
+    print(f"    time {rows['gauss-newton']['seconds'] / rows['L-BFGS']['seconds']:.2f} of L-BFGS's")
+
+
 # For each name on the command line: its key in the results, what measures, what prints.
 BENCHMARKS = {
     "written-out": ("written out", against_written_out, report_written_out),
@@ -157,6 +167,7 @@ BENCHMARKS = {
     "memory": ("memory", lambda repeats: memory.measure(), report_memory),
     "steps": ("steps", steps.measure, report_steps),
     "splitting": ("splitting", splitting.measure, report_splitting),
+    "training": ("training", training.measure, report_training),
 }
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import derivatives, memory, mosaic
+from benchmarks import derivatives, memory, mosaic, training
 from benchmarks.methods import WithFemnn
 from benchmarks.problem import network, other_weights
 from femnn import Weights
@@ -36,3 +36,11 @@ def test_schedules_of_the_memory_benchmark_have_the_same_gradient(name):
     expected = memory.Heat(8, steps).gradient(1.01)
     gradient = memory.Heat(8, steps, memory.SCHEDULES[name](steps)).gradient(1.01)
     np.testing.assert_allclose(gradient, expected, rtol=1e-12)
+
+
+def test_gauss_newton_reaches_the_loss_of_many_iterations():
+    rows = training.measure(1, cells=8, n_stations=200, iterations=60)
+    newton, slow = rows["gauss-newton"], rows["L-BFGS"]
+    assert newton["loss"] <= slow["loss"]
+    assert newton["iterations"] <= 20
+    assert newton["law error"] < 0.1
