@@ -72,14 +72,14 @@ class Adjoint:
         self.solve_tangent = TangentSolves(state, adjoint_parameters)
         self.kept = KeptForms(state.problem.form_compiler_parameters)
         self.terms = [n.terms for n in state.networks]
-        self._lambda = fd.Function(state.unknown.function_space())  # in the forms
-        (test,) = state.residual.arguments()
-        self.weighted = ufl.replace(-state.residual, {test: self._lambda})
+        space = state.unknown.function_space()
+        self._lambdas = [fd.Function(space) for _ in state.parts]  # in the forms
+        self.weighted = self._weighted()
 
     def solve(self, incoming: fd.Cofunction) -> AdjointState:
         """Solve the adjoint equation for dJ/du.  Collective."""
         right_side = incoming.copy(deepcopy=True)
-        value = fd.Function(self._lambda.function_space())
+        value = fd.Function(self.state.unknown.function_space())
         self.solve_tangent(right_side, value, transposed=True)
         return AdjointState(value, incoming, self._at_boundary)
 
@@ -92,7 +92,8 @@ class Adjoint:
             for condition in self.state.conditions_of(dependency)
         ]
         if dependency in self.state.assembled.copies:
-            parts.append(self.state.assembled.gradient(dependency, at.value))
+            of_residual = self.of_residual(at.value)
+            parts.append(self.state.assembled.gradient(dependency, of_residual))
         return total_of([self.of_forms(dependency, at), *parts])
 
     def of_forms(self, dependency: Any, at: AdjointState) -> Any:
@@ -107,8 +108,15 @@ class Adjoint:
         return cotangent if assemble is None else assemble(tensor=cotangent)
 
     def insert(self, value: fd.Function) -> None:
-        """Let the forms hold this adjoint state."""
-        copy_values(value, self._lambda)
+        """Let the forms hold this adjoint state, each at the rows for which it counts."""
+        for part, held in zip(self.state.parts, self._lambdas, strict=True):
+            copy_values(value, held)
+            part.keep(held)
+
+    def of_residual(self, value: fd.Function) -> fd.Function:
+        """An adjoint state at the rows for which the residual counts."""
+        part, *conditions = self.state.parts
+        return part.keep(value.copy(deepcopy=True)) if conditions else value
 
     def field_form(self, dependency: fd.Function) -> ufl.Form:
         """-(dF/dm)^T lambda as a form, for a Function or the unknown."""
@@ -130,6 +138,14 @@ class Adjoint:
         self.insert(value)
         assemble = self.kept(network, partial(self.cotangent_form, network))
         return None if assemble is None else network.points.at.rows(assemble()).copy()
+
+    def _weighted(self) -> ufl.Form:
+        """What the equation gives with the adjoint state in the test function's place, negative."""
+        total = ufl.Form([])
+        for part, held in zip(self.state.parts, self._lambdas, strict=True):
+            (test,) = part.form.arguments()
+            total = total - ufl.replace(part.form, {test: held})
+        return total
 
     def _weight_gradient(self, weights: Weights, at: AdjointState) -> Weights:
         total = np.zeros(len(weights))

@@ -62,8 +62,11 @@ class TangentColumns:
         Raises
         ------
         NoColumns
-            If boundary values, bounds or Cofunctions in the residual depend on what changes.
+            If boundary values, bounds or Cofunctions in the residual depend on what changes, or a
+            condition is an equation.
         """
+        if self.state.equations:
+            raise NoColumns
         self._free = self._find_free()
         right_side = np.zeros((len(self._free), n))
         for dependency, matrix in moving.items():

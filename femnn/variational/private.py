@@ -15,6 +15,7 @@ from femnn.fields.boundary import BoundaryValues, value_of
 from femnn.fields.bounds import Bounds, Condition, Pair
 from femnn.fields.cofunctions import WeightedSum
 from femnn.fields.copies import Mirrors, dependencies_of, meshes_of
+from femnn.fields.equations import EquationCondition, parts_of
 from femnn.fields.interpolation import Interpolated
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.problem import NeuralVariationalProblem
@@ -61,7 +62,11 @@ class PrivateProblem:
     unknown : firedrake.Function
         The unknown's copy.
     boundary : list of BoundaryValues
-        The boundary conditions.
+        The Dirichlet conditions, those inside of equations too.
+    equations : list of EquationCondition
+        The conditions that are equations.
+    parts : list of Part
+        The residual's form and those of equations, each with the rows for which it counts.
     bounds : Bounds
         The bounds of the unknown.
     assembled : WeightedSum
@@ -90,15 +95,16 @@ class PrivateProblem:
         self._mirrors = Mirrors(_sources(problem, self.implicit, self.explicit))
         self.copies = self._mirrors.copies
         self.unknown = self.copies[problem.u]
-        self.boundary = [BoundaryValues(bc) for bc in problem.bcs]
+        self.boundary = [BoundaryValues(bc) for bc in problem.dirichlet]
         self.bounds = Bounds(problem.u.function_space())
         self.assembled = WeightedSum(problem.assembled, problem.u.function_space().dual())
         self.networks = [PrivateNetwork(c, self._mirrors) for c in self.implicit]
-        self.meshes = meshes_of(problem.F)
+        forms = [problem.F, *problem.equations.values()]
+        self.meshes = list(dict.fromkeys(m for form in forms for m in meshes_of(form)))
         self.residual = self._privately(problem.F)
-        trial = fd.TrialFunction(problem.u.function_space())
-        terms = [n.terms for n in self.networks]
-        self.tangent = total_derivative(self.residual, self.unknown, trial, terms)
+        self.tangent = self._tangent_of(self.residual)
+        self.equations = [self._equation(bc) for bc in problem.equations]
+        self.parts = parts_of(self.residual, self._in_order())
         self.exact = problem.J is None
         self.matrix = self.tangent if self.exact else self._privately(problem.J)
         self.preconditioner = None if problem.Jp is None else self._privately(problem.Jp)
@@ -122,6 +128,7 @@ class PrivateProblem:
     def in_matrix(self) -> list[Any]:
         """The Functions and Constants in the forms that become matrices."""
         forms = [form for form in (self.matrix, self.preconditioner) if form is not None]
+        forms += [equation.tangent for equation in self.equations]
         expanded = [ufl.algorithms.expand_derivatives(form) for form in forms]
         return list(dict.fromkeys(d for form in expanded for d in dependencies_of(form)))
 
@@ -156,6 +163,32 @@ class PrivateProblem:
             for name, value in self._appctx.items()
         }
 
+    def firedrake_conditions(self) -> list[Any]:
+        """The private boundary conditions in the user's order, for a solver of Firedrake's."""
+        return [condition.bc for condition in self._in_order()]
+
+    def _in_order(self) -> list[BoundaryValues | EquationCondition]:
+        """The conditions beside the residual, in the user's order."""
+        made: dict[int, Any] = {id(b.source): b for b in self.boundary}
+        made |= {id(e.source): e for e in self.equations}
+        return [made[id(bc)] for bc in self.problem.bcs]
+
+    def _equation(self, source: fd.EquationBC) -> EquationCondition:
+        inside = {id(bc) for bc in source.dirichlet_bcs()}
+        return EquationCondition(
+            source,
+            self._privately(self.problem.equations[source]),
+            self._tangent_of,
+            self.unknown,
+            [b for b in self.boundary if id(b.source) in inside],
+            self.problem.is_linear,
+        )
+
+    def _tangent_of(self, form: ufl.Form) -> ufl.Form:
+        trial = fd.TrialFunction(self.unknown.function_space())
+        terms = [n.terms for n in self.networks]
+        return total_derivative(form, self.unknown, trial, terms)
+
     def _privately(self, form: Any) -> Any:
         values = {n.coefficient: n.terms.value for n in self.networks}
         return ufl.replace(form, {**self.copies, **values})
@@ -171,5 +204,5 @@ def _sources(
     """The user's Functions and Constants in the problem's forms and operands."""
     expressions = [*problem.forms, *(c.inputs for c in implicit)]
     found = [d for e in expressions for d in dependencies_of(e) if d not in implicit]
-    in_values = {d for bc in problem.bcs for d in dependencies_of(value_of(bc))}
+    in_values = {d for bc in problem.dirichlet for d in dependencies_of(value_of(bc))}
     return dict.fromkeys([problem.u, *found, *(c for c in explicit if c not in in_values)])

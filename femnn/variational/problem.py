@@ -12,6 +12,7 @@ from femnn.coefficient.forms import prepared
 from femnn.fields.boundary import value_of
 from femnn.fields.cofunctions import Term, split_terms
 from femnn.fields.copies import check_split, dependencies_of
+from femnn.fields.equations import dirichlet_conditions, form_of_equation
 
 
 class NeuralVariationalProblem:
@@ -26,7 +27,8 @@ class NeuralVariationalProblem:
     u
         The unknown.
     bcs
-        A :class:`firedrake.DirichletBC` or several.
+        A :class:`firedrake.DirichletBC` or :class:`firedrake.EquationBC`, or several.  Networks may
+        stand in an equation's form; its exact tangent is used.
     J
         Another tangent for Newton's method, if not the exact one.  Adjoints use the exact one.
     Jp
@@ -38,7 +40,7 @@ class NeuralVariationalProblem:
     restrict
         Whether solves leave out the unknowns that boundary conditions set, as for
         :class:`firedrake.NonlinearVariationalProblem`.  Derivatives have a matrix of their own
-        then, of all unknowns.
+        then, of all unknowns.  With an EquationBC nothing is left out, as in Firedrake.
 
     Attributes
     ----------
@@ -46,6 +48,10 @@ class NeuralVariationalProblem:
         The residual form, without Cofunctions.
     assembled : list of Term
         The Cofunctions beside it, and their weights.
+    dirichlet : list of firedrake.DirichletBC
+        The Dirichlet conditions, those inside of equations too.
+    equations : dict
+        Each EquationBC with its form.
 
     See Also
     --------
@@ -57,9 +63,11 @@ class NeuralVariationalProblem:
         If ``F`` is not a form with one test function, or ``u`` is not a Function.
     ValueError
         If quadrature degrees differ, a coefficient at nodes depends on ``u``, ``is_linear`` is
-        said of a problem that is not, or a Cofunction is not on the dual of ``u``'s space.
+        said of a problem that is not, a Cofunction is not on the dual of ``u``'s space, or an
+        EquationBC is for another unknown.
     NotImplementedError
-        If a boundary condition is not a DirichletBC, something stands beside the form that is
+        If a boundary condition is neither a DirichletBC nor an EquationBC, an EquationBC holds
+        another, a Cofunction or a tangent of its own, something stands beside the form that is
         not assembled, or ``restrict`` is said of conditions that Firedrake cannot restrict.
 
     Notes
@@ -88,7 +96,13 @@ class NeuralVariationalProblem:
         self.F = prepared(form, form_compiler_parameters)
         self.u = u
         self.bcs = _as_list(bcs)
-        if restrict:
+        self.dirichlet = dirichlet_conditions(self.bcs)
+        self.equations = {
+            bc: prepared(form_of_equation(bc, u), form_compiler_parameters)
+            for bc in self.bcs
+            if isinstance(bc, fd.EquationBC)
+        }
+        if restrict and not self.equations:
             _check_restrictable(self.bcs)
         self.J = None if J is None else prepared(J, form_compiler_parameters)
         self.Jp = None if Jp is None else prepared(Jp, form_compiler_parameters)
@@ -98,7 +112,7 @@ class NeuralVariationalProblem:
         coefficients = dict.fromkeys(c for form in self.forms for c in neural_coefficients(form))
         self.implicit = [c for c in coefficients if c.depends_on(u)]
         self.explicit = [c for c in coefficients if not c.depends_on(u)]
-        values = (value_of(bc) for bc in self.bcs)
+        values = (value_of(bc) for bc in self.dirichlet)
         self.explicit += [g for value in values for g in neural_coefficients(value)]
         self._check_implicit()
         if not is_linear:
@@ -161,8 +175,8 @@ class NeuralVariationalProblem:
 
     @property
     def forms(self) -> list[ufl.Form]:
-        """The residual, and the other tangent and the preconditioner where they are given."""
-        return [form for form in (self.F, self.J, self.Jp) if form is not None]
+        """The residual, those of conditions, the other tangent and the preconditioner if given."""
+        return [f for f in (self.F, *self.equations.values(), self.J, self.Jp) if f is not None]
 
     def _check_implicit(self) -> None:
         for coefficient in self.implicit:
@@ -208,13 +222,12 @@ def _check_spaces(assembled: list[Term], u: fd.Function) -> None:
             )
 
 
-def _as_list(bcs: Any) -> list[fd.DirichletBC]:
+def _as_list(bcs: Any) -> list[fd.DirichletBC | fd.EquationBC]:
     listed = [] if bcs is None else [bcs] if not isinstance(bcs, (list, tuple)) else list(bcs)
     for bc in listed:
-        if not isinstance(bc, fd.DirichletBC):
+        if not isinstance(bc, (fd.DirichletBC, fd.EquationBC)):
             raise NotImplementedError(
-                f"bcs holds a {type(bc).__name__}: only DirichletBC is supported with neural "
-                "coefficients."
+                f"bcs holds a {type(bc).__name__}: only DirichletBC and EquationBC are supported."
             )
     return listed
 

@@ -14,6 +14,7 @@ import ufl
 from femnn.coefficient.chain_rule import total_derivative
 from femnn.fields.bounds import Condition
 from femnn.fields.derivatives import Direction, constant_gradient
+from femnn.fields.equations import Part
 from femnn.parallel import sum_over_ranks
 from femnn.tape.weights import Weights
 from femnn.variational.adjoint import Adjoint, AdjointState, add, total_of
@@ -82,10 +83,13 @@ class SecondOrder:
         state = self.state
         self._motion.set({**dots, state.problem.u: None})
         right_side = fd.Cofunction(self._lift.function_space().dual())
-        self._add(right_side, "tangent", lambda: state.residual, factor=-1.0)
+        for part in state.parts:
+            change = self._motion.change_of(("tangent", part), partial(_form_of, part))
+            if change is not None:
+                add(right_side, -1.0, part.keep(change()))
         moved = state.assembled.change(dots)
         if moved is not None:
-            add(right_side, -1.0, moved)
+            add(right_side, -1.0, state.parts[0].keep(moved))
         lifted = self._lift_boundary(dots, right_side)
         change = fd.Function(self._lift.function_space())
         self.adjoint.solve_tangent(right_side, change, transposed=False)
@@ -142,7 +146,7 @@ class SecondOrder:
             self._add(result, dependency, partial(self.adjoint.field_form, dependency))
         parts = [result, *self._of_boundary(dependency, at)]
         if dependency in self.state.assembled.copies:
-            values = at.first.value, at.change.value
+            values = map(self.adjoint.of_residual, (at.first.value, at.change.value))
             parts.append(self.state.assembled.gradient_change(dependency, *values, at.dots))
         return total_of(parts)
 
@@ -168,10 +172,11 @@ class SecondOrder:
         for boundary, change in zip(state.conditions, changes, strict=True):
             boundary.lift(change, self._lift)
         terms = self.adjoint.terms
-        form = partial(total_derivative, state.residual, state.unknown, self._lift, terms)
-        assemble = self.adjoint.kept("lift", form)
-        if assemble is not None:
-            add(right_side, -1.0, assemble())
+        for part in state.parts:
+            form = partial(total_derivative, part.form, state.unknown, self._lift, terms)
+            assemble = self.adjoint.kept(("lift", part), form)
+            if assemble is not None:
+                add(right_side, -1.0, part.keep(assemble()))
         return True
 
     def _of_weights(self, weights: Weights, at: AdjointChange) -> Weights:
@@ -210,3 +215,7 @@ class SecondOrder:
         assemble = self._motion.change_of(key, make_form)
         if assemble is not None:
             add(target, factor, assemble())
+
+
+def _form_of(part: Part) -> ufl.Form:
+    return part.form

@@ -102,7 +102,7 @@ class NeuralVariationalSolver:
             If the weights are not finite, bounds are on another space, contradict each other or
             boundary values, or are given to a method that does not know them.
         NotImplementedError
-            If bounds are given where ``restrict`` is.
+            If bounds are given where ``restrict`` or an EquationBC is.
 
         Notes
         -----
@@ -177,6 +177,8 @@ def _checked(bounds: Any, state: State) -> Pair:
             f"bounds are given, but the nonlinear solver is {state.snes.getType()}, which does not "
             "know them: solver_parameters={'snes_type': 'vinewtonrsls', ...}, or 'vinewtonssls'."
         )
+    if state.equations:
+        raise NotImplementedError("bounds are given with an EquationBC: leave out one of them.")
     if state.restriction:
         raise NotImplementedError("bounds are given with restrict=True: leave out one of them.")
     return pair

@@ -80,12 +80,12 @@ class State(PrivateProblem):
         own = LevelProblem(
             self.residual + self.assembled.value if problem.assembled else self.residual,
             self.unknown,
-            bcs=[b.bc for b in self.boundary],
+            bcs=self.firedrake_conditions(),
             J=self.matrix,
             Jp=self.preconditioner,
             form_compiler_parameters=problem.form_compiler_parameters,
             is_linear=problem.is_linear,
-            restrict=problem.restrict,
+            restrict=problem.restrict and not self.equations,
         )
         self.restriction = Restriction(own, self.unknown, self.boundary)
         solver = fd.NonlinearVariationalSolver(own, **options)

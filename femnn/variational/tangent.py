@@ -13,6 +13,7 @@ from firedrake.petsc import PETSc
 
 from femnn.variational.levels import enable_levels
 from femnn.variational.state import State
+from femnn.variational.tangent_matrix import TangentMatrix, check_rows
 
 ITERATIVE_TOLERANCE = 1e-8
 # A derivative is no better than its linear solve, whatever Newton's method forgives.
@@ -35,7 +36,8 @@ class TangentSolves:
     its linear solver cannot be transposed or does not converge then, or where options for adjoints
     were given: of the transposed form, with the options for adjoints or the forward problem's, and
     where these do not lead to a solution with Firedrake's default ones, with a warning.  Where
-    bounds hold some unknowns, they are made again whenever these are others.
+    bounds hold some unknowns, they are made again whenever these are others; where conditions are
+    equations, they are of the matrix, see :class:`TangentMatrix`.
 
     Parameters
     ----------
@@ -49,10 +51,12 @@ class TangentSolves:
         self.state = state
         self._adjoint_parameters = adjoint_parameters
         shares = state.exact and state.snes.getType() in NEWTON and not state.restriction
-        turns = adjoint_parameters is None and _has_transpose(state.solver.parameters)
+        turns = adjoint_parameters is None and _has_transpose(state)
         self._shares = {False: shares, True: shares and turns}
         self._own: dict[bool, fd.LinearVariationalSolver] = {}
         self._held: dict[bool, int | None] = {}  # what bounds held when they were made
+        self._matrix: TangentMatrix | None = None
+        self._rows_are_right = not state.equations
 
     @property
     def shares_matrix(self) -> bool:
@@ -63,9 +67,12 @@ class TangentSolves:
         """Solve with homogeneous boundary conditions; zeroes their rows of ``right_side``."""
         for condition in self.state.conditions:
             condition.zero(right_side)
+        if self.state.equations:
+            self._check_rows()
         if self._shares[transposed]:
             try:
                 self._solve_shared(right_side, solution, transposed)
+                self._clear(solution)
                 return
             except PETSc.Error as error:
                 if error.ierr not in NOT_POSSIBLE:
@@ -75,12 +82,45 @@ class TangentSolves:
             except fd.ConvergenceError:
                 self._shares[transposed] = False
         self.state.evaluate()
+        if self.state.equations:
+            self._solve_matrix(right_side, solution, transposed)
+            self._clear(solution)
+            return
         held = self.state.bounds.version if self.state.bounds.given else None
         if transposed in self._own and self._held[transposed] == held:
             self._solve_own(right_side, solution, transposed)
         else:
             self._solve_anew(right_side, solution, transposed)
             self._held[transposed] = held
+
+    def _check_rows(self) -> None:
+        """See once whether the forward problem's matrix, where it is used, is the tangent."""
+        if self._shares[False] and not self._rows_are_right:
+            self.state.assemble_tangent()
+            check_rows(self.state, self.state.snes.getJacobian()[0])
+            self._rows_are_right = True
+
+    def _clear(self, solution: fd.Function) -> None:
+        """Rows of Dirichlet conditions count for nothing; equations' columns reach them."""
+        if self.state.equations:
+            for condition in self.state.conditions:
+                condition.zero(solution)
+
+    def _solve_matrix(
+        self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
+    ) -> None:
+        """Solve with a matrix of its own that has the equations' rows."""
+        if self._matrix is None:
+            if self._adjoint_parameters is None and self.state.exact:
+                _warn(self.state, "it has no transpose, or does not converge transposed")
+            self._matrix = TangentMatrix(self.state, self._adjoint_parameters or {})
+        matrix = self._matrix.solve(right_side, solution, transposed)
+        if not self._rows_are_right:
+            check_rows(self.state, matrix)
+            self._rows_are_right = True
+        with right_side.dat.vec_ro as b, solution.dat.vec_ro as x:
+            residual = _relative_residual(matrix, x, b, transposed)
+        _check(residual, self._matrix.ksp, "a solver of its own")
 
     def _solve_shared(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
@@ -123,14 +163,7 @@ class TangentSolves:
             self._solve_own(right_side, solution, transposed)
         except (PETSc.Error, fd.ConvergenceError, NotImplementedError, ValueError) as error:
             reason = (str(error.__cause__ or error).strip().splitlines() or ["no reason given"])[0]
-            warnings.warn(
-                "the linear solver of the forward problem, of the kind "
-                f"{_kind(self.state.solver.parameters)}, cannot solve for a derivative ({reason}): "
-                "Firedrake's default solver is used instead, a direct LU factorisation (with Real "
-                "spaces a Schur complement). Give adjoint_solver_parameters=... with a solver that "
-                "suits the transposed problem.",
-                stacklevel=2,
-            )
+            _warn(self.state, reason)
             self._own[transposed] = self._solver(right_side, solution, transposed, {})
             self._solve_own(right_side, solution, transposed)
 
@@ -181,6 +214,17 @@ class TangentSolves:
         return solver
 
 
+def _warn(state: State, reason: str) -> None:
+    warnings.warn(
+        "the linear solver of the forward problem, of the kind "
+        f"{_kind(state.solver.parameters)}, cannot solve for a derivative ({reason}): "
+        "Firedrake's default solver is used instead, a direct LU factorisation (with Real "
+        "spaces a Schur complement). Give adjoint_solver_parameters=... with a solver that "
+        "suits the transposed problem.",
+        stacklevel=3,
+    )
+
+
 def _check(residual: float, ksp: Any, which: str) -> None:
     if ksp.getConvergedReason() < 0 or not residual <= LARGEST_RESIDUAL:
         raise _failed(residual, ksp, which)
@@ -215,8 +259,11 @@ def _linear_options(options: dict) -> dict:
     return {**linear, "ksp_rtol": min(tolerance, ITERATIVE_TOLERANCE)}
 
 
-def _has_transpose(options: Mapping) -> bool:
+def _has_transpose(state: State) -> bool:
     """Whether nothing among a linear solver's options is known to have no transpose."""
+    options = state.solver.parameters
+    if state.equations and options.get("mat_type") == "matfree":
+        return False
     kinds = [str(v).split(".")[-1] for v in options.values()]
     smoothers = [v for k, v in options.items() if "levels" in k and k.endswith("ksp_type")]
     if any(kind in MULTIGRID for kind in kinds) and not smoothers:
