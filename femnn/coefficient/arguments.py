@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import ufl
-from ufl.algorithms import extract_coefficients
+from ufl.algorithms import extract_arguments, extract_coefficients
 
 from femnn.coefficient.computed import ComputedFunction
 from femnn.evaluation.evaluator import total_inputs
@@ -25,7 +25,7 @@ def checked_operands(operands: tuple[Any, ...]) -> tuple[Any, ...]:
     NotImplementedError
         If one contains a neural coefficient.
     TypeError
-        If one is not a UFL expression.
+        If one is not a UFL expression, or contains a test or trial function.
     ValueError
         If there are none.
     """
@@ -36,6 +36,12 @@ def checked_operands(operands: tuple[Any, ...]) -> tuple[Any, ...]:
         )
     expressions = as_expressions(operands)
     for expression in expressions:
+        for argument in extract_arguments(expression):
+            raise TypeError(
+                f"the operand {expression} contains {argument}, a test or trial function, which "
+                "has no values: a network is not linear in what it takes. Write the operand with "
+                "the unknown, and the problem as F == 0."
+            )
         for nested in extract_coefficients(expression):
             if isinstance(nested, ComputedFunction):
                 raise NotImplementedError(
@@ -57,6 +63,8 @@ def points_of(
 
     Raises
     ------
+    TypeError
+        If the measure is none.
     ValueError
         If they name several, or none that there are.
     """
@@ -67,6 +75,11 @@ def points_of(
                 "at a space's nodes or at quadrature points, give one of the two."
             )
         return NodePoints(space)
+    if not isinstance(measure, ufl.Measure):
+        raise TypeError(
+            f"NeuralCoefficient got measure={measure!r}, a {type(measure).__name__}: wanted a "
+            "measure itself, such as dx, ds or dS(degree=4)."
+        )
     asked = asked_degree(measure)
     if None not in (degree, asked) and degree != asked:
         raise ValueError(
@@ -74,6 +87,11 @@ def points_of(
             "degree once."
         )
     degree = asked if degree is None else degree
+    if degree is not None and (int(degree) != degree or degree < 0):
+        raise ValueError(
+            f"NeuralCoefficient got the quadrature degree {degree}: wanted a whole number of at "
+            "least 0."
+        )
     degree = default_degree(mesh, operands) if degree is None else int(degree)
     return points_of_measure(mesh, degree, measure.integral_type())
 

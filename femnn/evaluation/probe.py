@@ -31,7 +31,7 @@ def check_module(net: nn.Module) -> None:
     TypeError
         If ``net`` is not a torch module.
     ValueError
-        If its parameters have no values yet.
+        If its parameters have no values yet, or several dtypes.
     """
     if not isinstance(net, nn.Module):
         raise TypeError(
@@ -43,6 +43,12 @@ def check_module(net: nn.Module) -> None:
         raise ValueError(
             f"the network {type(net).__name__} has lazy layers whose sizes are not known yet: pass "
             "a batch of points through it first."
+        )
+    kinds = sorted({str(p.dtype) for p in net.parameters()})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the network {type(net).__name__} has parameters of {' and '.join(kinds)}: give all "
+            "the same with net.double() or net.float()."
         )
     if any(t.is_meta for t in tensors):
         raise ValueError(

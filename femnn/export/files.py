@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from safetensors.torch import save as as_bytes
 from safetensors.torch import save_file
 from torch import nn
 
+from femnn.evaluation.probe import check_module
 from femnn.networks.config import Configured
 from femnn.networks.inputs import FourierFeatures, InputScaling, PeriodicInputs
 from femnn.networks.mlp import MLP, Gradient, Output
@@ -121,6 +123,7 @@ def save(
         "class": type(net).__name__,
         "config": json.dumps(_config(net)),
         "metadata": json.dumps(metadata or {}),
+        "checksum": _checksum(state),
     }
 
     def write() -> None:
@@ -149,12 +152,17 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
     ------
     FileNotFoundError
         If there is no such file.
+    TypeError
+        If ``into`` is not a torch module.
     ValueError
-        If the file is damaged, was not written by :func:`save`, or does not fit ``into``.
+        If ``into`` has no values to fill (on the meta device), the file is damaged, holds NaN,
+        was not written by :func:`save`, or does not fit ``into``.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"load: there is no file {path}. Give the path that save() got.")
+    if into is not None:
+        check_module(into)
     header, state = _read(path)
     net = into if into is not None else _rebuild(header, path)
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -185,7 +193,19 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             f"load: {path} has the format {header.get('format')!r}, wanted {FORMAT!r}: it was not "
             "written by femnn.save."
         )
+    if header.get("checksum", _checksum(state)) != _checksum(state):
+        raise ValueError(
+            f"load: {path} is damaged: its weights are not those that were saved. Use another copy "
+            "of it."
+        )
+    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        raise ValueError(f"load: {path} holds NaN or infinity in {', '.join(bad)}.")
     return header, state
+
+
+def _checksum(state: dict[str, torch.Tensor]) -> str:
+    return f"{zlib.crc32(as_bytes(dict(sorted(state.items())))):08x}"
 
 
 def _config(net: nn.Module) -> dict[str, Any] | None:

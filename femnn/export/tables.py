@@ -52,6 +52,8 @@ def save_table(
 
     Raises
     ------
+    TypeError
+        If ranges are no mapping, or the outputs' names no sequence of names.
     ValueError
         If ranges, names or units do not fit the network, or a value is not finite.
 
@@ -60,6 +62,12 @@ def save_table(
     >>> units = {"T": "K", "kappa": "W/(m K)"}
     >>> save_table(net, "kappa.csv", {"T": (250, 320)}, ["kappa"], units=units)  # doctest: +SKIP
     """
+    if not isinstance(ranges, Mapping) or isinstance(outputs, str):
+        raise TypeError(
+            f"save_table got ranges={ranges!r} and outputs={outputs!r}: wanted a dict with the "
+            "range of each input by its name, and a list of names, as in {'T': (250, 320)} and "
+            "['kappa']."
+        )
 
     def write() -> None:
         points = _grid(ranges, n)

@@ -37,6 +37,24 @@ class Configured:
         return cls(*widths, **options)
 
 
+def generator_of(seed: int) -> torch.Generator:
+    """A generator of random numbers of its own.
+
+    Parameters
+    ----------
+    seed
+        A whole number of at least 0.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if int(seed) != seed or seed < 0:
+        raise ValueError(f"seed={seed!r}: wanted a whole number of at least 0.")
+    return torch.Generator().manual_seed(int(seed))
+
+
 def name_of(dtype: torch.dtype) -> str:
     """The name under which ``torch`` has this dtype."""
     return str(dtype).removeprefix("torch.")

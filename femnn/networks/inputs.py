@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from femnn.networks.config import Configured, name_of
+from femnn.networks.config import Configured, generator_of, name_of
 
 Bounds = Sequence[float]
 
@@ -245,7 +245,7 @@ class FourierFeatures(Configured, nn.Module):
             "dtype": name_of(dtype),
         }
         self.n_outputs = 2 * int(n_features)
-        generator = torch.Generator().manual_seed(int(seed))
+        generator = generator_of(seed)
         matrix = torch.randn(n_features, n_inputs, generator=generator, dtype=torch.float64)
         self.register_buffer("matrix", (scale * matrix).to(dtype))
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from femnn.networks.config import Configured, name_of
+from femnn.networks.config import Configured, generator_of, name_of
 from femnn.networks.inputs import Bounds, InputScaling, as_ranges
 
 __all__ = [
@@ -269,7 +269,7 @@ def check_widths(name: str, widths: Sequence[Any]) -> None:
 
 def initialise(net: nn.Module, scheme: str, seed: int) -> None:
     """Draw new weights for all linear layers of ``net`` from a generator of its own."""
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = generator_of(seed)
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, nn.Linear):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from femnn.networks.config import Configured, name_of
+from femnn.networks.config import Configured, generator_of, name_of
 from femnn.networks.inputs import Bounds, InputScaling, as_ranges
 from femnn.networks.mlp import Output, check_widths, softplus
 
@@ -313,7 +313,7 @@ def _linear(n_inputs: int, n_outputs: int, dtype: torch.dtype, bias: bool = True
 
 def _initialise(net: ConstrainedMLP, seed: int) -> None:
     """Draw weights with which layers average what enters them, and gates are near one."""
-    generator = torch.Generator().manual_seed(int(seed))
+    generator = generator_of(seed)
     with torch.no_grad():
         for layer in net.modules():
             if isinstance(layer, PositiveLinear):

@@ -62,7 +62,8 @@ class NeuralVariationalProblem:
     TypeError
         If ``F`` is not a form with one test function, or ``u`` is not a Function.
     ValueError
-        If quadrature degrees differ, a coefficient at nodes depends on ``u``, ``is_linear`` is
+        If quadrature degrees differ, ``u`` is not in ``F``, a condition is on another space, a
+        coefficient at nodes depends on ``u``, ``is_linear`` is
         said of a problem that is not, a Cofunction is not on the dual of ``u``'s space, or an
         EquationBC is for another unknown.
     NotImplementedError
@@ -115,6 +116,7 @@ class NeuralVariationalProblem:
         values = (value_of(bc) for bc in self.dirichlet)
         self.explicit += [g for value in values for g in neural_coefficients(value)]
         self._check_implicit()
+        self._check_unknown()
         if not is_linear:
             laws = (c.inputs for c in (*self.implicit, *self.explicit))
             check_split(u, (d for f in (*self.forms, *laws) for d in dependencies_of(f)))
@@ -177,6 +179,23 @@ class NeuralVariationalProblem:
     def forms(self) -> list[ufl.Form]:
         """The residual, those of conditions, the other tangent and the preconditioner if given."""
         return [f for f in (self.F, *self.equations.values(), self.J, self.Jp) if f is not None]
+
+    def _check_unknown(self) -> None:
+        """Refuse what Firedrake would end with a bare IndexError or RuntimeError for."""
+        if not self.implicit and self.u not in dependencies_of(self.F):
+            raise ValueError(
+                f"the unknown {self.u.name()} does not stand in F: write F with the Function that "
+                "is solved for, split(u) for the parts of a mixed one."
+            )
+        for bc in self.dirichlet:
+            space = bc.function_space()
+            while space.parent is not None:
+                space = space.parent
+            if space != self.u.function_space():
+                raise ValueError(
+                    f"a boundary condition is on {space}, wanted the unknown's space "
+                    f"{self.u.function_space()} or a part of it: make it with that one."
+                )
 
     def _check_implicit(self) -> None:
         for coefficient in self.implicit:

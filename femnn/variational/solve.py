@@ -61,6 +61,10 @@ def solve(
     TypeError
         If the equation is neither ``F == 0`` nor ``a == L``.
     """
+    if not isinstance(equation, ufl.equation.Equation):
+        raise TypeError(
+            f"solve got a {type(equation).__name__} for the equation: write F == 0, or a == L."
+        )
     annotate = annotate_tape(kwargs)
     tag, bounds = (kwargs.pop(name, None) for name in ("ad_block_tag", "bounds"))
     bcs = [] if bcs is None else list(bcs) if isinstance(bcs, (list, tuple)) else [bcs]

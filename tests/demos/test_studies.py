@@ -129,17 +129,22 @@ def test_advection_takes_other_solvers():
 
 
 def test_reaction(tmp_path):
-    numbers = study("reaction").main(
-        ["--output", str(tmp_path), "--steps", "20", "--iterations", "14"]
-    )
-    check_files(tmp_path, numbers, {})
-    print(json.dumps(numbers["runs"], indent=1))
+    """The form that knows where nothing reacts learns most from few iterations."""
+    sizes = ["--steps", "6", "--duration", "0.72", "--iterations", "8"]
+    runs = study("reaction").main(["--output", str(tmp_path), *sizes])["runs"]
+    check_files(tmp_path, json.loads((tmp_path / "results.json").read_text()), {})
+    true, learned, number = (runs[name] for name in ("true law", "a b N(a, b)", "K a b"))
+    assert true["prediction_error"] < 0.04
+    assert true["loss"] < 0.7 < learned["loss"] < 0.8 * number["loss"]
+    assert learned["rate_error"] < 0.8 * number["rate_error"]
+    assert learned["prediction_error"] < 0.7 * number["prediction_error"]
+    assert runs["N(a, b)"]["rate_error"] > 2 * learned["rate_error"]
 
 
 def test_encoder_and_law(tmp_path):
     """Law and encoder are recovered together; neither alone explains the data."""
     module = study("encoder_and_law")
-    numbers = module.main(["--output", str(tmp_path), "--cells", "8", "--iterations", "60"])
+    numbers = module.main(["--output", str(tmp_path), "--cells", "6", "--iterations", "60"])
     check_files(tmp_path, numbers, {"network": 1, "encoder": 1})
     runs = numbers["runs"]
     assert runs["both"]["loss"] < 0.05 * runs["encoder only"]["loss"]
