@@ -16,6 +16,11 @@ from femnn.parallel import any_rank, any_rank_each
 
 Pair: TypeAlias = tuple[fd.Function, fd.Function]
 
+ELSEWHERE = (
+    "the unknowns at their bounds are not known on coarser meshes and in other elements: give "
+    "adjoint_solver_parameters=... without Firedrake's multigrid for derivatives with bounds."
+)
+
 
 class HeldNodes(fd.DirichletBC):
     """Firedrake's condition that values are zero, at given nodes.
@@ -30,7 +35,7 @@ class HeldNodes(fd.DirichletBC):
 
     def __init__(self, space: Any, nodes: np.ndarray, *args: Any):
         if not isinstance(nodes, np.ndarray):
-            raise NotImplementedError("unknowns at their bounds are not known on another mesh")
+            raise NotImplementedError(ELSEWHERE)
         self._nodes = nodes
         super().__init__(space, 0, "on_boundary")
 
@@ -54,7 +59,11 @@ class HeldNodes(fd.DirichletBC):
             space = space.sub(index)
         if field is not None:
             space = self.as_subspace(field, space, use_split)
-        return None if space is None else HeldNodes(space, self._nodes)
+        if space is None:
+            return None
+        if space.node_set is not self.function_space().node_set:
+            raise NotImplementedError(ELSEWHERE)
+        return HeldNodes(space, self._nodes)
 
 
 class SameField:

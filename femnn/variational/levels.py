@@ -163,7 +163,9 @@ class LevelProblem(fd.NonlinearVariationalProblem):
     def rediscretise(self, **kwargs: Any) -> fd.NonlinearVariationalProblem:
         """See Firedrake's; values are interpolated wherever they are applied."""
         u = kwargs.get("u")
-        if u is not None and kwargs.get("bcs") is None and not kwargs.get("homogenize_bcs"):
+        values = all(isinstance(bc, fd.DirichletBC) for bc in self.bcs)
+        given = kwargs.get("bcs") is not None or kwargs.get("homogenize_bcs")
+        if u is not None and values and not given:
             space, one = u.function_space(), fd.Constant(1.0)
             kwargs["bcs"] = [
                 bc.reconstruct(V=space, indices=bc._indices, g=one * bc.function_arg)

@@ -178,6 +178,13 @@ class TangentSolves:
             own.solve()
         except fd.ConvergenceError as error:
             raise _failed(np.nan, ksp, which) from error
+        except PETSc.Error as error:
+            inside: BaseException = error
+            while inside.__cause__ is not None:
+                inside = inside.__cause__
+            if isinstance(inside, NotImplementedError):
+                raise inside from None
+            raise
         solution.assign(own._problem.u)
         with right_side.dat.vec_ro as b, solution.dat.vec_ro as x:
             residual = _relative_residual(ksp.getOperators()[0], x, b, transposed=False)

@@ -10,6 +10,7 @@ from mpi4py import MPI
 import femnn
 from femnn.coefficient.coefficient import neural_coefficients
 from femnn.parallel import on_rank_zero
+from tests.unit.solves.test_multigrid import MG, P1PC
 from tests.verification.derivatives import Point, dot_of, numbers_of
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-13}
@@ -299,3 +300,23 @@ def test_a_solution_that_is_too_far_from_a_bound_has_no_derivative(membrane):
     solution.assign(solution + 1e-6)
     with pytest.raises(RuntimeError, match="solve more exactly"):
         Jhat.derivative()
+
+
+@pytest.mark.parametrize(
+    "parameters", [MG, {**P1PC, "pmg_mg_coarse_pc_type": "lu"}], ids=["h", "p"]
+)
+def test_multigrid_does_not_know_what_bounds_hold(parameters):
+    V = FunctionSpace(MeshHierarchy(UnitSquareMesh(4, 4), 1)[-1], "CG", 2)
+    u, v = Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(law(), u)
+    F = kappa * inner(grad(u), grad(v)) * dx + 10 * v * dx
+    problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, "on_boundary"))
+    options = {"solver_parameters": {"snes_type": METHODS[0], **TIGHT}}
+    options["adjoint_solver_parameters"] = parameters
+    solver = femnn.NeuralVariationalSolver(problem, **options)
+    continue_annotation()
+    solver.solve(bounds=(Function(V).assign(-0.3), unbounded(V)))
+    J = femnn.assemble(u**2 * dx)
+    pause_annotation()
+    with pytest.raises(NotImplementedError, match="without Firedrake's multigrid"):
+        ReducedFunctional(J, Control(kappa.weights)).derivative()
