@@ -33,7 +33,7 @@ run() { # ranks, command
     return "$status"
 }
 
-run 1 "$PYTHON" -m pytest -m "parallel[1]" "$@"
+run 1 "$PYTHON" -m pytest --durations=20 -m "parallel[1]" "$@"
 
 # Rank 0 writes to the terminal, the others to a file each.
 # shellcheck disable=SC2016
@@ -44,7 +44,8 @@ exec "$@" > "$LOGS/ranks$OMPI_COMM_WORLD_SIZE-rank$rank.log" 2>&1'
 # A rank that waits for one that has failed would wait for ever: a test's time limit ends the run.
 for n in $RANKS; do
     if ! run "$n" mpiexec -n "$n" bash -c "$one_rank" rank "$PYTHON" -m pytest -v \
-        -p no:cacheprovider --color=no -o faulthandler_exit_on_timeout=true -m "parallel[$n]"; then
+        -p no:cacheprovider --color=no --durations=10 -o faulthandler_exit_on_timeout=true \
+        -m "parallel[$n]"; then
         for log in "$LOGS/ranks$n"-rank*.log; do
             [ -e "$log" ] && echo "-- end of $log" && tail -n 60 "$log"
         done
