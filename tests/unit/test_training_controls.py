@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
+import ufl
 from firedrake import *
 from firedrake.adjoint import *
 from mpi4py import MPI
@@ -10,6 +12,8 @@ from pyadjoint import AdjFloat
 
 import femnn
 from femnn.training.controls import ControlVector
+from femnn.training.layout import Layout
+from femnn.training.metrics import Factorised, metric_of
 from tests.verification.problems.evolution import all_controls
 
 
@@ -206,3 +210,251 @@ def test_in_a_callback_fields_and_constants_hold_the_values_of_the_step():
     femnn.fit(Jhat, maxiter=0, progress=False)
     for known, now in zip(before, (f, c), strict=True):
         assert np.array_equal(known, numbers_of(now))
+
+
+# Inner products
+
+
+def graded(n):
+    """A mesh whose smallest cell is a thousandth of its largest, or less."""
+    mesh = UnitSquareMesh(n, n)
+    mesh.coordinates.dat.data[:] **= 2.5
+    return mesh
+
+
+def conductivity(mesh, riesz_map=None, smooth=0.0, start=0.0):
+    """The log-conductivity m in every point from u everywhere."""
+    V = FunctionSpace(mesh, "CG", 1)
+    x, y = SpatialCoordinate(mesh)
+    v, bc = TestFunction(V), DirichletBC(V, 0, "on_boundary")
+    seen, u, m = Function(V), Function(V), Function(V, name="m").assign(start)
+
+    def residual(m, u):
+        return exp(m) * inner(grad(u), grad(v)) * dx - 10 * v * dx
+
+    solve(residual(sin(pi * x) * sin(pi * y), seen) == 0, seen, bc)
+    continue_annotation()
+    solve(residual(m, u) == 0, u, bc)
+    J = assemble((u - seen) ** 2 * dx + 1e-2 * (m**2 + smooth * inner(grad(m), grad(m))) * dx)
+    pause_annotation()
+    return ReducedFunctional(J, Control(m, riesz_map=riesz_map)), m
+
+
+def misfit(mesh, riesz_map=None):
+    """How far a field is from another, which is no polynomial."""
+    V = FunctionSpace(mesh, "CG", 1)
+    x, y = SpatialCoordinate(mesh)
+    m = Function(V, name="m")
+    continue_annotation()
+    J = assemble((m - sin(3 * x) - y**2) ** 2 * dx(degree=4))  # one rule for all derivatives
+    pause_annotation()
+    return ReducedFunctional(J, Control(m, riesz_map=riesz_map)), m
+
+
+def iterations(Jhat, **options):
+    """Iterations until the gradient's norm is a thousandth of the first."""
+    first = []
+
+    def callback(step, weights):
+        first.append(step.gradient_norm)
+        return step.gradient_norm < 1e-3 * first[0]
+
+    return femnn.fit(Jhat, callback=callback, gtol=0.0, progress=False, **options).iterations
+
+
+@pytest.mark.parametrize("mesh", [lambda n: UnitSquareMesh(n, n), graded], ids=["even", "graded"])
+def test_the_iterations_do_not_depend_on_the_mesh(mesh):
+    smooth = [iterations(conductivity(mesh(n), "H1", 1.0)[0]) for n in (4, 20)]
+    rough = [iterations(conductivity(mesh(n))[0]) for n in (4, 20)]
+    assert smooth[1] <= smooth[0] + 1 <= 8
+    assert rough[1] <= rough[0] + 2 <= 14
+
+
+def test_the_iterations_depend_on_the_mesh_where_it_is_not_in_the_inner_product():
+    even = iterations(misfit(graded(4))[0])
+    assert iterations(misfit(graded(24))[0]) <= even + 2 <= 12
+    assert iterations(misfit(graded(24), "l2")[0]) > 3 * even
+
+
+@pytest.mark.parametrize("riesz_map", ["L2", "H1"])
+def test_adam_takes_the_same_steps_on_every_mesh(riesz_map):
+    losses = []
+    for mesh in (graded(8), UnitSquareMesh(16, 16)):
+        result = femnn.fit(
+            misfit(mesh, riesz_map)[0], "Adam", maxiter=10, learning_rate=0.05, progress=False
+        )
+        losses.append([s.loss for s in result.history])
+    assert losses[0][-1] < 0.7 * losses[0][0]
+    assert np.allclose(*losses, rtol=0.03)
+
+
+def first_step(Jhat, **options):
+    """What fit says of the gradient at first."""
+    steps = []
+    femnn.fit(Jhat, maxiter=0, callback=lambda s, w: steps.append(s), progress=False, **options)
+    return steps[0].gradient_norm
+
+
+def inner_products(V):
+    """Riesz maps, with the form of each."""
+    u, v = TrialFunction(V), TestFunction(V)
+    form = 2 * inner(u, v) * dx + 0.1 * inner(grad(u), grad(v)) * dx
+    bc = DirichletBC(V, 0, 1)
+    return {"H1": "H1", "sobolev": ufl.H1, "form": RieszMap(form), "bcs": RieszMap(form, bcs=bc)}
+
+
+@pytest.mark.parallel([1, 2, 3])
+@pytest.mark.parametrize("which", ["H1", "sobolev", "form", "bcs"])
+def test_the_gradients_norm_is_that_of_pyadjoints_riesz_map(which):
+    comm = MPI.COMM_WORLD
+    mesh = UnitSquareMesh(4, 3, comm=comm)
+    V = FunctionSpace(mesh, "CG", 1)
+    x, y = SpatialCoordinate(mesh)
+    m = Function(V, name="m")
+    continue_annotation()
+    J = assemble((m - sin(3 * x) - y**2) ** 4 * dx(degree=6))
+    pause_annotation()
+    Jhat = ReducedFunctional(J, Control(m, riesz_map=inner_products(V)[which]))
+    norm = np.sqrt(Jhat.derivative(apply_riesz=True)._ad_dot(Jhat.derivative()))
+    assert first_step(Jhat) == pytest.approx(norm, rel=1e-6 if which == "bcs" else 1e-10)
+    femnn.fit(Jhat, maxiter=2, progress=False)
+    held = DirichletBC(V, 0, 1).nodes
+    assert np.abs(m.dat.data_ro).max(initial=0.1) >= 0.1
+    if which == "bcs":
+        assert np.allclose(m.dat.data_ro_with_halos[held], 0.0, atol=1e-14)
+
+
+def test_lumped_masses_are_positive_and_have_the_mass_of_the_field():
+    for element in (("CG", 2), ("RT", 2), ("Bernstein", 3)):
+        V = FunctionSpace(UnitSquareMesh(3, 2), *element)
+        f = Function(V)
+        metric = metric_of(f, Layout(f), None)
+        root = metric.coordinates(np.ones(V.dim()))
+        f.dat.data[:] = 1.0
+        assert (root > 0).all()
+        assert root @ root == pytest.approx(assemble(inner(f, f) * dx))
+        mass = assemble(inner(TrialFunction(V), TestFunction(V)) * dx).petscmat[:, :]
+        spectrum = np.linalg.eigvalsh(mass / np.outer(root, root))
+        assert spectrum[-1] / spectrum[0] < 60
+
+
+def test_coordinates_of_a_factorised_inner_product():
+    rng = np.random.default_rng(0)
+    B = rng.standard_normal((12, 12)) * (rng.random((12, 12)) < 0.2)
+    K = B @ B.T + np.eye(12)
+    metric = Factorised(scipy.sparse.csc_array(K), np.ones(12))
+    x, g = rng.standard_normal((2, 12))
+    y = metric.coordinates(x)
+    assert y @ y == pytest.approx(x @ K @ x)
+    assert np.allclose(metric.point(y), x)
+    assert metric.gradient(g) @ y == pytest.approx(g @ x)
+    assert np.allclose(metric.representer(g), np.linalg.solve(K, g))
+    with pytest.raises(ValueError, match="not positive definite"):
+        Factorised(scipy.sparse.csc_array(K - 5 * np.eye(12)), np.ones(12))
+
+
+def test_riesz_maps_that_are_none_are_refused():
+    Jhat, _ = misfit(UnitSquareMesh(2, 2), "H2")
+    with pytest.raises(ValueError, match="the riesz_map of m is 'H2': wanted 'L2', 'H1', 'l2'"):
+        femnn.fit(Jhat, progress=False)
+    Jhat, _ = misfit(UnitSquareMesh(2, 2), lambda g: g)
+    with pytest.raises(TypeError, match=r"of m is a function, whose inner product is not known"):
+        femnn.fit(Jhat, progress=False)
+    q = Function(FunctionSpace(UnitSquareMesh(2, 2), "BQ", 1), name="q").assign(1.0)
+    continue_annotation()
+    J = assemble(q**2 * ds(degree=1))
+    pause_annotation()
+    with pytest.raises(ValueError, match=r"L2 inner product of q .* Control\(q, riesz_map='l2'\)"):
+        femnn.fit(ReducedFunctional(J, Control(q)), progress=False)
+    result = femnn.fit(ReducedFunctional(J, Control(q, riesz_map="l2")), progress=False)
+    assert result.success
+    assert assemble(q**2 * ds(degree=1)) < 1e-18
+
+
+# Bounds
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_bounds_of_fields_constants_and_weights_hold_exactly():
+    """Against the exact minimum, which is the projection of that without bounds."""
+    comm = MPI.COMM_WORLD
+    mesh = UnitSquareMesh(4, 3, comm=comm)
+    V = FunctionSpace(mesh, "DG", 0)
+    x, y = SpatialCoordinate(mesh)
+    low, wanted = Function(V, name="low").interpolate(x), Function(V).interpolate(2 * x * y)
+    f, c = Function(V, name="f").assign(1.0), Constant([0.0, 0.0, 0.0], name="c")
+    weights = femnn.Weights.of(femnn.MLP(1, 2, 1, seed=1), comm=comm)
+    weights.assign(np.full(len(weights), 0.3))
+    continue_annotation()
+    J = femnn.assemble((f - wanted) ** 2 * dx)
+    J += femnn.assemble(inner(c - Constant([1.0, 2.0, -3.0]), c) * dx(mesh))
+    J += (weights - 1).squared_norm()
+    pause_annotation()
+    Jhat = ReducedFunctional(J, [Control(c) for c in (f, c, weights)])
+    bounds = [(low, 1.5), (np.array([-1.0, -1.0, 0.0]), Constant([0.1, 5.0, np.inf])), (None, 0.7)]
+    result = femnn.fit(Jhat, bounds=bounds, gtol=1e-9, progress=False)
+    assert result.reason == "converged"
+    assert result.gradient_norm < 1e-8
+    expected = np.clip(wanted.dat.data_ro, low.dat.data_ro, 1.5)
+    assert np.allclose(f.dat.data_ro, expected, atol=1e-8)
+    stuck = wanted.dat.data_ro < low.dat.data_ro - 1e-6
+    assert comm.allreduce(stuck.sum()) > 3
+    assert np.array_equal(f.dat.data_ro[stuck], low.dat.data_ro[stuck])
+    assert np.allclose(c.dat.data_ro, [0.1, 1.0, 0.0], atol=1e-8)
+    assert c.dat.data_ro[0] == 0.1
+    assert c.dat.data_ro[2] == 0.0
+    assert np.array_equal(weights.vector, np.full(len(weights), 0.7))
+
+
+def test_bounds_of_one_control_as_a_pair_and_of_rank_local_arrays():
+    Jhat, m = misfit(UnitSquareMesh(3, 3))
+    m.assign(0.5)
+    femnn.fit(Jhat, bounds=(0.2, None), progress=False)
+    assert m.dat.data_ro.min() == 0.2
+    m.assign(0.5)
+    upper = np.where(np.arange(16) < 8, 0.5, np.inf)
+    result = femnn.fit(Jhat, bounds=[(None, upper)], gtol=1e-7, progress=False)
+    assert result.reason == "converged"
+    assert m.dat.data_ro[:8].max() == 0.5
+    assert m.dat.data_ro[8:].max() > 0.7
+    Jhat(m)
+    slope = Jhat.derivative().dat.data_ro
+    at = m.dat.data_ro == upper
+    assert (slope[at] < 0).all()
+    assert np.abs(slope[~at]).max() < 1e-7
+
+
+def test_bounds_that_mean_nothing_are_refused_before_anything_is_computed():
+    mesh = UnitSquareMesh(2, 2)
+    Jhat, _ = misfit(mesh)
+    other = Function(FunctionSpace(mesh, "CG", 2), name="other")
+    for bounds, error, message in (
+        (3.0, TypeError, r"bounds for 1 controls: wanted a list of 1 pairs"),
+        ([(0, 1), (0, 1)], TypeError, r"a bound of the field m is a tuple, wanted None, a number"),
+        ([(0, 1)] * 3, TypeError, r"bounds for 1 controls"),
+        ((1.0, 2.0), ValueError, r"9 of the 9 values of m are outside their bounds at first, such"),
+        ((2.0, 1.0), ValueError, r"9 of its 9 values have a lower bound above the upper one"),
+        ((np.nan, 1.0), ValueError, r"a bound of m is NaN"),
+        ((None, other), ValueError, r"Function on another space: interpolate it, Function\(m\."),
+        ((np.zeros(4), None), ValueError, r"has shape \(4,\), wanted \(9,\) or one number"),
+        (("0", None), TypeError, r"a bound of the field m is a str"),
+    ):
+        with pytest.raises(error, match=message):
+            femnn.fit(Jhat, bounds=bounds, progress=False)
+    with pytest.raises(ValueError, match=r"bounds are nothing that Adam keeps to: .* 'L-BFGS'"):
+        femnn.fit(Jhat, "Adam", bounds=(0, 1), progress=False)
+    assert Jhat.tape.recompute_count == 0
+    Jhat, _ = misfit(mesh, "H1")
+    with pytest.raises(ValueError, match=r"m has bounds, and a riesz_map .*'L2', or TAO"):
+        femnn.fit(Jhat, bounds=(0, None), progress=False)
+    assert femnn.fit(Jhat, bounds=(None, None), maxiter=1, progress=False).iterations == 1
+
+
+@pytest.mark.parallel([2, 3])
+def test_bounds_that_are_wrong_on_one_rank_are_an_error_on_all():
+    comm = MPI.COMM_WORLD
+    Jhat, m = misfit(UnitSquareMesh(4, 4, comm=comm))
+    size = m.dat.data_ro.size + (comm.rank == comm.size - 1)
+    with pytest.raises((ValueError, RuntimeError), match=r"has shape|another rank got bounds"):
+        femnn.fit(Jhat, bounds=(np.full(size, -1.0), None), progress=False)
+    femnn.fit(Jhat, bounds=(np.full(m.dat.data_ro.size, -1.0), None), maxiter=1, progress=False)
