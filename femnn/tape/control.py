@@ -11,6 +11,7 @@ from petsc4py import PETSc
 from pyadjoint.overloaded_type import OverloadedType
 
 from femnn.parallel import vector_from_rank_zero
+from femnn.tape import taosolver as taosolver  # users of such controls can use TAOSolver
 
 
 class VectorControl(OverloadedType):

@@ -154,7 +154,8 @@ class ControlVector:
         if self.metric.is_euclids:
             return float(np.linalg.norm(free)), float(np.abs(free).max(initial=0.0))
         representer = self.metric.representer(free)
-        norm = np.sqrt(max(0.0, free @ representer))
+        with np.errstate(over="ignore"):  # as far as a line search may go
+            norm = np.sqrt(max(0.0, free @ representer))
         return float(norm), float(np.abs(representer).max(initial=0.0))
 
     def _split(self, vector: np.ndarray) -> list[np.ndarray]:

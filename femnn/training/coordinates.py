@@ -35,17 +35,17 @@ class Coordinates:
         self._known: tuple[np.ndarray, np.ndarray] | None = None
 
     def best(self) -> np.ndarray:
-        """The best point, shape ``(n,)``.  Collective."""
+        """The best point, a new array of shape ``(n,)``.  Collective."""
         x = self._run.loss.best.vector
         y = self._of_rank_zero(self._metric.coordinates(x))
-        self._known = (y.copy(), x)  # rounding would make it another point
-        return y
+        self._known = (y, x)  # rounding would make it another point
+        return y.copy()
 
     def point(self, y: np.ndarray) -> np.ndarray:
         """The controls' values, exactly at a bound where the coordinates are."""
         if self._known is not None and np.array_equal(y, self._known[0]):
             return self._known[1]
-        x = self._metric.point(y)
+        x = self._of_rank_zero(self._metric.point(y))
         if self._limits is None or self.bounds is None:
             return x
         x = np.where(y <= self.bounds.lower, self._limits.lower, x)

@@ -7,6 +7,7 @@ import torch
 from femnn.training.lbfgs import LBFGS
 from femnn.training.newton import GAUSS_NEWTON, NEWTON_CG
 from femnn.training.run import Optimiser
+from femnn.training.tao import TAO
 from femnn.training.torch_steps import ADAM, of_instance
 
 OPTIMISERS: dict[str, Optimiser] = {
@@ -14,6 +15,7 @@ OPTIMISERS: dict[str, Optimiser] = {
     "Adam": ADAM,
     "gauss-newton": GAUSS_NEWTON,
     "newton-cg": NEWTON_CG,
+    **TAO,
 }
 
 

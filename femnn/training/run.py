@@ -87,6 +87,8 @@ class Run:
         When to stop, and the optimiser's options.
     history : list of Step
         Each accepted iteration so far, the first entry before any.
+    accepted : numpy.ndarray
+        Where the last one ended, shape ``(n,)``.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Run:
         self.loss = Loss(Jhat, on_rejection=self._rejected, bounds=bounds)
         self.settings = settings
         self.history: list[Step] = []
+        self.accepted = np.empty(0)
         self._callback = callback
         self._comm = self.loss.controls.comm
         self._began = time.monotonic()
@@ -166,6 +169,7 @@ class Run:
             seconds=time.monotonic() - self._began,
         )
         self.history.append(step)
+        self.accepted = point.vector
         self._progress.show(step)
         if self._callback is not None and self._is_stopped_by_callback(step, vector):
             raise Stop("callback", "Stopped by the callback.")
