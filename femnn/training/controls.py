@@ -9,7 +9,7 @@ from mpi4py import MPI
 from pyadjoint.enlisting import Enlist
 from torch import nn
 
-from femnn.parallel import same_on_ranks
+from femnn.parallel import from_rank_zero, same_on_ranks
 from femnn.tape.model import largest_comm, values_behind
 from femnn.tape.weights import Weights
 from femnn.training.bounds import Bounds, bounds_of
@@ -146,7 +146,7 @@ class ControlVector:
         return np.concatenate([kind.flat(derivative) for kind, derivative in pairs])
 
     def size_of_gradient(self, vector: np.ndarray, gradient: np.ndarray) -> tuple[float, float]:
-        """Norm and largest entry of the gradient's Riesz representer; see :class:`Step`.
+        """Norm and largest entry of the gradient's Riesz representer.  Collective.
 
         Where bounds hold entries back, without them.
         """
@@ -156,7 +156,8 @@ class ControlVector:
         representer = self.metric.representer(free)
         with np.errstate(over="ignore"):  # as far as a line search may go
             norm = np.sqrt(max(0.0, free @ representer))
-        return float(norm), float(np.abs(representer).max(initial=0.0))
+        sizes = (float(norm), float(np.abs(representer).max(initial=0.0)))
+        return from_rank_zero(self.comm, sizes)  # rounding may differ, and what it decides must not
 
     def _split(self, vector: np.ndarray) -> list[np.ndarray]:
         return np.split(vector, self._ends[:-1])

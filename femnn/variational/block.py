@@ -197,6 +197,7 @@ class SolveBlock(OnMeshes):
             raise RuntimeError(
                 "hessian() was called, but not derivative() since the functional was evaluated "
                 "last: the action of the Hessian needs the adjoint at the same controls. Call "
-                "Jhat.derivative() before Jhat.hessian(direction); with TAO's nls, ntl and bntr, "
-                "which do not, use the option '..._init_type': 'direction'."
+                "Jhat.derivative() before Jhat.hessian(direction). Some of TAO's methods do not in "
+                "pyadjoint's TAOSolver: use femnn.fit(Jhat, 'ntr'), or with nls and bnls the "
+                "option '..._init_type': 'direction'."
             )
