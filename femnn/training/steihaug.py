@@ -133,7 +133,8 @@ class Spectrum:
         return self._damped(lowest + np.exp(damping))
 
     def _damped(self, damping: float) -> np.ndarray:
-        return -self._slopes / (self._values + damping)
+        with np.errstate(divide="ignore"):  # infinitely long where nothing bends
+            return -self._slopes / (self._values + damping)
 
 
 def _corners(
