@@ -74,9 +74,10 @@ def fit(
         Stop when the loss is at or below.
     bounds
         Not for torch's optimisers, nor for TAO's without a ``b``: a pair ``(lower, upper)`` for
-        one control, or a list of one pair (or ``None``) for each.  A bound is ``None``, a number, an object of the
-        control's kind (a Function of its space), or an array: of shape ``(n_weights,)``, of the
-        Constant's shape, or of the shape of the field's ``dat.data_ro``, rank-local.  Those of
+        one control, or a list of one pair (or ``None``) for each.  A bound is ``None``, a number,
+        an object of the control's kind (a Function of its space), or an array: of shape
+        ``(n_weights,)``, of the Constant's shape, or of that of the field's ``dat.data_ro``,
+        rank-local.  Those of
         fields hold for degrees of freedom.
     learning_rate
         Adam's, 0.01 by default.
