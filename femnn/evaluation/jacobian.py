@@ -42,9 +42,7 @@ def weight_jacobian(
         return _by_directions(evaluator, x, weights)
 
 
-def _in_batches(
-    evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None
-) -> np.ndarray:
+def _in_batches(evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     parameters = evaluator.parameters
     result = np.empty((len(x), evaluator.n_outputs, len(parameters)))
     size = max(1, BATCH // max(1, evaluator.n_outputs * len(parameters)))

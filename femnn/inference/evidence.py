@@ -48,8 +48,8 @@ def fit_with_evidence(
     Jhat: ReducedFunctional,
     *,
     rounds: int = 50,
-    tol: float = 1e-3,
-    maxiter: int = 20,
+    tol: float = 0.1,
+    maxiter: int = 10,
     callback: Callable[[LaplacePosterior], Any] | None = None,
     progress: bool = True,
 ) -> EvidenceResult:
@@ -147,7 +147,7 @@ class Unknown:
         blocks = list(blocks_behind(terms.Jhat.functional, terms.Jhat.tape))
         nodes = {bv for block in blocks for bv in block.get_dependencies()}
         self._nodes = {s: [bv for bv in nodes if bv.output is s] for s in self._scales}
-        self._check()
+        self._check(terms)
 
     def update(self, at: Expansion) -> None:
         """Take the values of MacKay's fixed point, from an expansion at the best controls."""
@@ -166,9 +166,9 @@ class Unknown:
         for node in self._nodes[scale]:
             node.save_output()
 
-    def _check(self) -> None:
-        for scale, nodes in self._nodes.items():
-            if any(bv.is_control for bv in nodes):
+    def _check(self, terms: Terms) -> None:
+        for scale in self._scales:
+            if any(control is scale for control in terms.objects):
                 name = scale.name if isinstance(scale, fd.Constant) else scale.name()
                 raise ValueError(
                     f"fit_with_evidence: the scale {name} of the errors is a control: leave it out "

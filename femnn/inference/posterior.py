@@ -254,9 +254,7 @@ class LaplacePosterior:
             the model, ``kappa.weights.assign(row)`` gives them to a network.
         """
         draws = np.random.default_rng(seed).standard_normal((n, len(self.mean)))
-        return vector_from_rank_zero(
-            self._terms.controls.comm, self.mean + draws @ self._factor.T
-        )
+        return vector_from_rank_zero(self._terms.controls.comm, self.mean + draws @ self._factor.T)
 
     def values(self, vector: np.ndarray) -> Any:
         """What the reduced functional is called with.  Collective.

@@ -64,7 +64,11 @@ class Terms:
     Attributes
     ----------
     controls : ControlVector
-        Its controls.
+        Its controls, joined.
+    objects : list of Weights and Constants
+        What the user holds of each.
+    places : list of slice
+        The place of each in the joined vector.
     data : list of SumOfSquares
         The misfits behind it.
     priors : list of (slice, GaussianPrior)
@@ -75,8 +79,8 @@ class Terms:
         check_functional(Jhat)
         self.Jhat, self._who = Jhat, who
         self.controls = ControlVector(Jhat)
-        self._objects = [c.control for c in Enlist(Jhat.controls)]
-        ends = np.cumsum([0, *(self._size(c) for c in self._objects)])
+        self.objects = [c.control for c in Enlist(Jhat.controls)]
+        ends = np.cumsum([0, *(self._size(c) for c in self.objects)])
         self.places = [slice(a, b) for a, b in pairwise(ends.tolist())]
         blocks = list(blocks_behind(Jhat.functional, Jhat.tape))
         self.data = [b for b in blocks if isinstance(b, SumOfSquares)]
@@ -152,7 +156,7 @@ class Terms:
     def parameter_places(self) -> dict[int, int]:
         """Where the entries of each parameter of a network begin, by the parameter's identity."""
         found = {}
-        for place, control in zip(self.places, self._objects, strict=True):
+        for place, control in zip(self.places, self.objects, strict=True):
             start = place.start
             for parameter in getattr(control, "parameters", []):
                 found[id(parameter)] = start
@@ -172,7 +176,7 @@ class Terms:
     def _found(self, priors: list[GaussianPrior]) -> list[tuple[slice, GaussianPrior]]:
         """The priors of the controls, in the controls' order."""
         found = []
-        for place, control in zip(self.places, self._objects, strict=True):
+        for place, control in zip(self.places, self.objects, strict=True):
             own = [prior for prior in priors if prior.control is control]
             if len(own) > 1:
                 raise ValueError(
@@ -194,8 +198,11 @@ class Terms:
             return Gaussian(prior, data)
         except np.linalg.LinAlgError:
             pass
-        for place, control in zip(self.places, self._objects, strict=True):
-            if np.linalg.matrix_rank(prior[place, place], hermitian=True) < place.stop - place.start:
+        for place, control in zip(self.places, self.objects, strict=True):
+            if (
+                np.linalg.matrix_rank(prior[place, place], hermitian=True)
+                < place.stop - place.start
+            ):
                 raise ValueError(
                     f"{self._who}: the control {control.name} has no prior that bounds all its "
                     "entries: add GaussianPrior(control).energy() to the functional."

@@ -250,7 +250,7 @@ class _Sweep:
 def _counts(block: Block) -> bool:
     """Whether a block is between the controls and the functional."""
     return any(bv.is_control_dependent for bv in block.get_dependencies()) and any(
-        bv.is_functional_dependency or bv.is_control_dependent for bv in block.get_outputs()
+        bv.is_functional_dependency for bv in block.get_outputs()
     )
 
 
