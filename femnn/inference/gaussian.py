@@ -43,12 +43,16 @@ class Gaussian:
         whitened = scipy.linalg.solve_triangular(lower, half.T, lower=True)
         values, vectors = np.linalg.eigh(0.5 * (whitened + whitened.T))
         self.spectrum = np.maximum(values[::-1], 0.0)
-        self.directions = scipy.linalg.solve_triangular(lower.T, vectors[:, ::-1])
+        self._vectors = vectors[:, ::-1]
+        self.directions = scipy.linalg.solve_triangular(lower.T, self._vectors)
 
     @property
     def factor(self) -> np.ndarray:
-        """What times its transpose is the covariance, shape ``(n, n)``."""
-        return self.directions / np.sqrt(1 + self.spectrum)
+        """What times its transpose is the covariance, shape ``(n, n)``.
+
+        Of all such that which no choice of eigenvectors changes.
+        """
+        return self.directions / np.sqrt(1 + self.spectrum) @ self._vectors.T
 
     @property
     def shares(self) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Priors, evidence and Laplace's posterior: closed forms of linear models, laws with bands."""
 
-import warnings
-
 import numpy as np
 import pytest
 import scipy.optimize
@@ -122,18 +120,18 @@ def test_samples_have_the_posteriors_moments():
 @pytest.mark.parallel([1, 2])
 def test_the_fixed_point_is_where_the_data_are_most_probable():
     """Precision and noise against a direct maximisation of the marginal likelihood."""
-    noise = Constant(1.0)
-    line = Line(precision=1.0, scale=noise, std=None)
-    result = femnn.fit_with_evidence(line.Jhat, rounds=200, tol=1e-11, **QUIET)
+    noise = Constant(0.3)
+    line = Line(precision=0.3, scale=noise, std=None)
+    result = femnn.fit_with_evidence(line.Jhat, rounds=200, tol=1e-9, **QUIET)
     assert result.converged
     best = scipy.optimize.minimize(
         lambda z: -line.log_evidence(*np.exp(z)), [0.0, -1.0], tol=1e-10, method="Nelder-Mead"
     )
     alpha, sigma = np.exp(best.x)
-    assert float(noise) == pytest.approx(sigma, rel=1e-4)
-    assert line.prior.precision[0] == pytest.approx(alpha, rel=1e-4)
+    assert float(noise) == pytest.approx(sigma, rel=3e-4)
+    assert line.prior.precision[0] == pytest.approx(alpha, rel=3e-4)
     assert result.posterior.log_evidence == pytest.approx(-best.fun, rel=1e-8)
-    assert np.allclose(line.c.dat.data_ro, line.posterior(alpha, sigma)[0], rtol=1e-4)
+    assert np.allclose(line.c.dat.data_ro, line.posterior(alpha, sigma)[0], rtol=5e-4)
     again = femnn.laplace(line.Jhat)
     assert again.log_evidence == pytest.approx(result.history[-1], rel=1e-10)
 
@@ -167,25 +165,22 @@ def truth(u, exp=np.exp):
 class Diffusion:
     """A law kappa(u) in a diffusion equation; stations with noise of a known seed."""
 
-    mesh = None
-
-    def __init__(self, seed=0, n=100, noise=0.005, layers=(6,), known=False, penalty=None, **prior):
+    def __init__(self, seed=0, n=100, noise=0.005, known=False, penalty=None, mesh=None, **prior):
         get_working_tape().clear_tape()
-        if self.mesh is None:  # one for all draws
-            type(self).mesh = UnitSquareMesh(6, 6)
-        V = FunctionSpace(self.mesh, "CG", 1)
+        mesh = UnitSquareMesh(6, 6) if mesh is None else mesh
+        V = FunctionSpace(mesh, "CG", 1)
         points = np.random.default_rng(0).uniform(0.02, 0.98, (n, 2))
-        stations = femnn.Stations(self.mesh, points)
+        stations = femnn.Stations(mesh, points)
         exact = Function(V)
         solve(*self.problem(exact, truth(exact, exp)))
         values = np.asarray(stations(exact)).copy()
         self.range = (0.0, float(values.max()))
         values += np.random.default_rng(100 + seed).normal(0, noise, n)
-        self.noise = Constant(noise if known else 0.05, name="noise")
+        self.noise = Constant(0.2 * noise, name="noise")
         scale = {} if known else {"scale": self.noise}
         self.data = femnn.Observations(stations, values, noise if known else None, **scale)
         self.u = Function(V)
-        net = femnn.MLP(1, *layers, 1, output="softplus", input_range=(0, 1), init="normal", seed=0)
+        net = femnn.MLP(1, 8, 1, output="softplus", input_range=(0, 1), init="normal", seed=0)
         self.kappa = femnn.NeuralCoefficient(net, self.u)
         w = self.kappa.weights
         self.prior = femnn.GaussianPrior(w, **prior)
@@ -208,55 +203,69 @@ class Diffusion:
 def test_the_law_is_found_and_its_bands_cover_it():
     """Over six draws of the noise, of which nobody tells the size."""
     shares, errors, sizes = [], [], []
+    mesh, start = UnitSquareMesh(6, 6), None
     for seed in range(6):
-        model = Diffusion(seed, groups="all")
-        result = femnn.fit_with_evidence(model.Jhat, tol=0.3, maxiter=10, **QUIET)
+        model = Diffusion(seed, 200, mesh=mesh, groups="all")
+        if start is not None:  # saves iterations
+            model.kappa.weights.assign(start)
+        result = femnn.fit_with_evidence(model.Jhat, tol=0.3, maxiter=6, **QUIET)
+        start = result.posterior.mean
         line = np.linspace(*model.range, 100)
         law = result.posterior.law(model.kappa, line)
-        known = truth(line)
-        off = np.abs(known - law.mean)
+        off = np.abs(truth(line) - law.mean)
         shares.append([np.mean(off <= law.interval(p)[1] - law.mean) for p in LEVELS])
-        errors.append(np.linalg.norm(law.mean - known) / np.linalg.norm(known))
+        errors.append(np.linalg.norm(off) / np.linalg.norm(truth(line)))
         sizes.append(float(model.noise) / 0.005)
-    print(np.mean(shares, axis=0), errors, sizes)
     half, most = np.mean(shares, axis=0)
-    assert 0.3 < half < 0.75
-    assert 0.75 < most <= 1.0
-    assert np.mean(errors) < 0.05
-    assert np.allclose(sizes, 1, atol=0.2)
+    assert 0.35 < half < 0.65
+    assert 0.8 < most < 0.99
+    assert max(errors) < 0.04
+    assert np.allclose(sizes, 1, atol=0.15)
 
 
-@pytest.mark.parallel([1, 2])
-def test_a_network_on_any_number_of_ranks():
-    """The covariance is that of the matrix made from derivatives in each weight."""
-    model = Diffusion(known=True, precision=3.0)
-    femnn.fit(model.Jhat, "gauss-newton", maxiter=30, **QUIET)
-    posterior = femnn.laplace(model.Jhat)
-    w = model.kappa.weights
-    with stop_annotating():
-        values = []
-        for row in np.eye(len(w)):
-            pair = []
-            for step in (1e-5, -1e-5):
+def test_the_matrix_of_a_network():
+    """The covariance is that of the model's derivatives in each weight."""
+    model = Diffusion(known=True, noise=0.05, precision=3.0)
+    posterior = posterior_of(model)
+    w, columns = model.kappa.weights, []
+    for row in np.eye(len(w)):
+        pair = []
+        for step in (1e-5, -1e-5):
+            with stop_annotating():
                 model.Jhat(w.like(posterior.mean + step * row))
-                pair.append(np.asarray(model.data.at(model.u.block_variable.saved_output)).copy())
-            values.append((pair[0] - pair[1]) / 2e-5)
-    jacobian = np.array(values).T / 0.005
+            field = model.u.block_variable.saved_output
+            pair.append(np.array(model.data.at(field)))
+        columns.append((pair[0] - pair[1]) / 2e-5)
+    jacobian = np.array(columns).T / 0.05
     precision = jacobian.T @ jacobian + 3.0 * np.eye(len(w))
-    assert np.allclose(posterior.covariance @ precision, np.eye(len(w)), atol=1e-3)
-    reference = [6.0, 3.0]  # beside numbers of one rank
-    found = [posterior.effective_parameters, posterior.log_evidence]
-    everywhere = COMM_WORLD.allgather(found)
-    assert all(other == found for other in everywhere), reference
+    assert np.allclose(posterior.covariance @ precision, np.eye(len(w)), atol=1e-5)
+
+
+@pytest.mark.parallel([2])
+def test_a_network_on_two_ranks():
+    """As on one."""
+    found = []
+    for comm in (COMM_WORLD, COMM_SELF):
+        model = Diffusion(known=True, noise=0.05, mesh=UnitSquareMesh(6, 6, comm=comm))
+        if found:  # a fit adds up rounding
+            model.kappa.weights.assign(posterior.mean)
+        posterior = femnn.laplace(model.Jhat) if found else posterior_of(model)
+        law = posterior.law(model.kappa, np.linspace(0, 1, 5))
+        numbers = [posterior.log_evidence, *posterior.spectrum[:5], *law.mean, *law.std]
+        found.append([*numbers, *posterior.sample(1)[0]])
+        assert all(other == found[-1] for other in COMM_WORLD.allgather(found[-1]))
+    assert np.allclose(*found, rtol=1e-5, atol=1e-6)
+
+
+def posterior_of(model):
+    femnn.fit(model.Jhat, "gauss-newton", maxiter=40, gtol=1e-6, **QUIET)
+    return femnn.laplace(model.Jhat)
 
 
 def test_a_law_of_derivatives():
     """Mean and std of the slope are those of differences of the law."""
-    model = Diffusion(known=True)
-    femnn.fit(model.Jhat, "gauss-newton", maxiter=20, **QUIET)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        posterior = femnn.laplace(model.Jhat)
+    model = Diffusion(known=True, noise=0.05)
+    posterior = posterior_of(model)
     net, x, h = model.kappa.net, np.array([0.1, 0.4]), 1e-5
     slope = posterior.law(femnn.Gradient(net), x)
     jacobian = [weight_jacobian(PointEvaluator(net, 1), (x + d)[:, None])[:, 0] for d in (h, -h)]
@@ -275,12 +284,10 @@ def test_a_law_of_derivatives():
 
 def test_penalties_are_parts_of_the_prior():
     """Half of the precision as a penalty: the same posterior."""
-    whole = Diffusion(known=True, precision=4.0)
-    femnn.fit(whole.Jhat, "gauss-newton", maxiter=20, **QUIET)
-    best = whole.kappa.weights.vector.copy()
-    one = femnn.laplace(whole.Jhat)
-    model = Diffusion(known=True, precision=1.0, penalty=1.5)
-    model.kappa.weights.assign(best)
+    whole = Diffusion(known=True, noise=0.05, precision=4.0)
+    one = posterior_of(whole)
+    model = Diffusion(known=True, noise=0.05, precision=1.0, penalty=1.5)
+    model.kappa.weights.assign(one.mean)
     other = femnn.laplace(model.Jhat)
     assert np.allclose(other.spectrum, one.spectrum, rtol=1e-6, atol=1e-6)
     assert other.log_evidence == pytest.approx(one.log_evidence, rel=1e-8)
