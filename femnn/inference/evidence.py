@@ -93,6 +93,12 @@ def fit_with_evidence(
     ValueError
         If there is nothing to estimate, a scale is a control, or as for :func:`femnn.laplace`.
 
+    Notes
+    -----
+    Begin with a scale of the noise that is too small.  One that is too large may stay: the law is
+    too simple then, and the rest counts as noise.  Of several starts that with the largest
+    ``log_evidence`` is the most probable one.
+
     References
     ----------
     D. J. C. MacKay, Bayesian interpolation, and A practical Bayesian framework for backpropagation
@@ -100,7 +106,7 @@ def fit_with_evidence(
 
     Examples
     --------
-    >>> noise = Constant(0.1)
+    >>> noise = Constant(1e-3)
     >>> data = Observations(stations, values, scale=noise)
     >>> J = data.misfit(u) + GaussianPrior(kappa.weights).energy()
     >>> result = fit_with_evidence(ReducedFunctional(J, Control(kappa.weights)))
