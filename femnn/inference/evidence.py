@@ -8,6 +8,7 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
+from mpi4py import MPI
 from pyadjoint import ReducedFunctional
 from pyadjoint.tape import stop_annotating
 
@@ -15,6 +16,7 @@ from femnn.autograd.values import array_of, like
 from femnn.inference.posterior import LaplacePosterior
 from femnn.inference.prior import GaussianPrior
 from femnn.inference.terms import Expansion, Terms, residuals_of
+from femnn.parallel import any_rank, raise_on_all_ranks
 from femnn.tape.model import blocks_behind
 from femnn.tape.squares import SumOfSquares
 from femnn.training.fit import fit
@@ -73,8 +75,8 @@ def fit_with_evidence(
     maxiter
         Iterations of the fit in each round, at most.
     callback
-        Called as ``callback(posterior)`` after each round, on every rank; a true value on all
-        ends.
+        Called as ``callback(posterior)`` after each round, on every rank; a true value ends.  What
+        it raises on one rank is raised on all.
     progress
         Whether rank 0 shows live progress of each fit.
 
@@ -87,7 +89,7 @@ def fit_with_evidence(
     Raises
     ------
     RuntimeError
-        If the tape has no Gauss-Newton matrix.
+        If the tape has no Gauss-Newton matrix, or the callback has raised an error on another rank.
     TypeError
         If a control is neither weights nor a Constant, or a setting of another kind.
     ValueError
@@ -124,10 +126,24 @@ def fit_with_evidence(
         posterior = LaplacePosterior(terms, at)
         history.append(posterior.log_evidence)
         converged = len(history) > 1 and abs(history[-1] - history[-2]) <= tol
-        stop = callback is not None and callback(posterior)
+        stop = callback is not None and _asks_to_stop(terms.controls.comm, callback, posterior)
         if converged or stop or len(history) == rounds or ended == "interrupted":
             return EvidenceResult(posterior, history, converged)
         unknown.update(at)
+
+
+def _asks_to_stop(
+    comm: MPI.Comm, callback: Callable[[LaplacePosterior], Any], posterior: LaplacePosterior
+) -> bool:
+    """Whether the callback ends the rounds on any rank.  Collective."""
+    stop, failure = False, None
+    try:
+        stop = bool(callback(posterior))
+    except Exception as error:
+        failure = error
+    elsewhere = "fit_with_evidence: the callback raised an error on another rank: see its message."
+    raise_on_all_ranks(comm, failure, elsewhere)
+    return any_rank(comm, stop)
 
 
 class Unknown:

@@ -98,6 +98,11 @@ class GaussianPrior:
         """The precisions, shape ``(n_groups,)``.
 
         What is recorded follows when its functional is evaluated next.
+
+        Raises
+        ------
+        ValueError
+            If others are given, and are not positive or of another shape.
         """
         return self._precision
 
@@ -118,7 +123,13 @@ class GaussianPrior:
         self._precision = np.broadcast_to(array, (len(self.names),)).copy()
 
     def of_entries(self) -> np.ndarray:
-        """The precision of each entry, shape ``(n,)``."""
+        """The precision of each entry.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape ``(n,)``.
+        """
         return self._precision[self._group]
 
     def by_group(self, entries: np.ndarray) -> np.ndarray:

@@ -148,6 +148,27 @@ def test_a_known_noise_and_known_precisions_stay():
         femnn.fit_with_evidence(Line(fixed=True).Jhat, **QUIET)
 
 
+@pytest.mark.parallel([1, 2])
+def test_a_callback_ends_the_rounds_or_says_why():
+    """It says so on one rank only."""
+    line = Line()
+    result = femnn.fit_with_evidence(
+        line.Jhat, tol=0.0, callback=lambda p: COMM_WORLD.rank == 0, **QUIET
+    )
+    assert len(result.history) == 1
+    assert not result.converged
+
+    def fail(posterior):
+        if COMM_WORLD.rank == 0:
+            raise ArithmeticError("wrong")
+
+    with pytest.raises(ArithmeticError if COMM_WORLD.rank == 0 else RuntimeError):
+        femnn.fit_with_evidence(line.Jhat, callback=fail, **QUIET)
+    for settings in ({"rounds": 0}, {"maxiter": 0}, {"tol": -1.0}):
+        with pytest.raises(ValueError, match="wanted"):
+            femnn.fit_with_evidence(line.Jhat, **settings, **QUIET)
+
+
 def test_a_scale_that_is_a_control():
     line = Line(scale=(noise := Constant(0.7)), std=None)
     Jhat = ReducedFunctional(line.J, [Control(line.c), Control(noise)])
