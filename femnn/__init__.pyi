@@ -12,6 +12,10 @@ from .export.plots import plot_law as plot_law
 from .export.results import save_results as save_results
 from .export.tables import save_table as save_table
 from .export.to_ufl import to_ufl as to_ufl
+from .inference.evidence import fit_with_evidence as fit_with_evidence
+from .inference.posterior import LaplacePosterior as LaplacePosterior
+from .inference.posterior import laplace as laplace
+from .inference.prior import GaussianPrior as GaussianPrior
 from .networks.inputs import FourierFeatures as FourierFeatures
 from .networks.inputs import InputScaling as InputScaling
 from .networks.inputs import PeriodicInputs as PeriodicInputs

@@ -42,35 +42,51 @@ def evaluate(net: nn.Module, *inputs: ArrayLike) -> np.ndarray:
     >>> evaluate(net, np.linspace(0, 1, 5)[:, None], np.linspace(0, 2, 7)).shape
     (5, 7)
     """
+    evaluator, points, shape = at_points("evaluate", net, inputs)
+    return evaluator.value(points).reshape(shape)
+
+
+def at_points(
+    who: str, net: nn.Module, inputs: Sequence[ArrayLike]
+) -> tuple[PointEvaluator, np.ndarray, tuple[int, ...]]:
+    """What evaluates a network at arrays, the points in rows, and the values' shape.
+
+    Parameters
+    ----------
+    who
+        Who asks, for messages.
+    net, inputs
+        As for :func:`evaluate`.
+    """
     if not inputs:
-        raise ValueError("evaluate got a network but no inputs: give one array for each input.")
-    arrays = _broadcast([_numbers(k, given) for k, given in enumerate(inputs)])
+        raise ValueError(f"{who} got a network but no inputs: give one array for each input.")
+    arrays = _broadcast(who, [_numbers(who, k, given) for k, given in enumerate(inputs)])
     shape = arrays[0].shape
     try:
         evaluator = PointEvaluator(net, len(arrays))
     except ValueError as error:
         raise ValueError(
-            f"evaluate got {len(arrays)} arrays, one for each input of the network: {error}"
+            f"{who} got {len(arrays)} arrays, one for each input of the network: {error}"
         ) from error
-    values = evaluator.value(np.stack([a.ravel() for a in arrays], axis=-1))
-    return values.reshape(shape if evaluator.n_outputs == 1 else (*shape, evaluator.n_outputs))
+    points = np.stack([a.ravel() for a in arrays], axis=-1)
+    return evaluator, points, shape if evaluator.n_outputs == 1 else (*shape, evaluator.n_outputs)
 
 
-def _numbers(k: int, given: ArrayLike) -> np.ndarray:
+def _numbers(who: str, k: int, given: ArrayLike) -> np.ndarray:
     array = np.asarray(given)
     if array.dtype.kind not in "fiub":
         raise TypeError(
-            f"evaluate: input {k} is a {type(given).__name__} of dtype {array.dtype}, wanted real "
+            f"{who}: input {k} is a {type(given).__name__} of dtype {array.dtype}, wanted real "
             "numbers. Give a Function's values as u.dat.data_ro."
         )
     return array.astype(float)
 
 
-def _broadcast(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+def _broadcast(who: str, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     try:
         return np.broadcast_arrays(*arrays)
     except ValueError as error:
         raise ValueError(
-            f"evaluate: inputs of shapes {', '.join(str(a.shape) for a in arrays)} do not "
+            f"{who}: inputs of shapes {', '.join(str(a.shape) for a in arrays)} do not "
             "broadcast: give arrays of one shape, or of shapes that numpy can add."
         ) from error

@@ -36,6 +36,13 @@ def weight_jacobian(
     numpy.ndarray
         Shape ``(n_points, n_outputs, n_weights)``, float64; rank-local.
     """
+    try:
+        return _in_batches(evaluator, x, weights)
+    except RuntimeError:  # torch.func takes no module that differentiates itself, as Gradient does
+        return _by_directions(evaluator, x, weights)
+
+
+def _in_batches(evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     parameters = evaluator.parameters
     result = np.empty((len(x), evaluator.n_outputs, len(parameters)))
     size = max(1, BATCH // max(1, evaluator.n_outputs * len(parameters)))
@@ -47,6 +54,17 @@ def weight_jacobian(
             flat = [p.reshape(len(p), evaluator.n_outputs, -1) for p in pieces]
             result[rows] = to_numpy(torch.cat(flat, dim=-1))
     return result
+
+
+def _by_directions(
+    evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None
+) -> np.ndarray:
+    """The same by a sweep for each weight."""
+    changes = [
+        evaluator.variation(x, None, row, weights, of_slope=False).values
+        for row in np.eye(len(evaluator.parameters))
+    ]
+    return np.stack(changes, axis=-1)
 
 
 def _derivative(net: nn.Module, wanted: list[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:

@@ -24,6 +24,7 @@ def plot_law(
     *,
     visited: NeuralCoefficient | Sequence[float] | np.ndarray | None = None,
     truth: Law | None = None,
+    band: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
     ax: Axes | None = None,
     label: str = "learned",
     n: int = 400,
@@ -49,6 +50,9 @@ def plot_law(
         its operand over all ranks.  By default that of ``law``, where it is a coefficient.
     truth
         The true law, where it is known: a function of an array of shape ``(n,)``.
+    band
+        How sure the law is: a function of an array of shape ``(n,)`` that gives the lower and the
+        upper ends, each of this shape.
     ax
         matplotlib axes to draw on; by default those of a new figure.
     label
@@ -68,7 +72,7 @@ def plot_law(
     ImportError
         If matplotlib is not installed.
     TypeError
-        If ``law`` or ``truth`` cannot be evaluated.
+        If ``law``, ``truth`` or ``band`` cannot be evaluated.
     ValueError
         If the law has not one input and one output, or no range is known.
 
@@ -81,19 +85,27 @@ def plot_law(
     --------
     >>> ax = plot_law(kappa, truth=lambda u: 1 + u**2)
     >>> ax.set(xlabel="u", ylabel="kappa(u)")
+
+    With a posterior of :func:`femnn.laplace`:
+
+    >>> ax = plot_law(kappa, band=lambda u: posterior.law(kappa, u).interval(0.9))
     """
     pyplot = pyplot_for("plot_law")
     curve, shaded = _curve(law), _visited(law, visited)
     points = np.linspace(*_limits(range, shaded, ax), n)
     values = _values("law", curve, points)
     true_values = None if truth is None else _values("truth", truth, points)
+    ends = None if band is None else _ends(band, points)
     if ax is None:
         _, ax = pyplot.subplots(layout="constrained")
     if shaded is not None:
         ax.axvspan(*shaded, color="0.5", alpha=0.15, linewidth=0, zorder=0, label="visited range")
     if true_values is not None:
         ax.plot(points, true_values, "k", linewidth=4, alpha=0.35, label="truth")
-    ax.plot(points, values, label=label, **style)
+    (drawn,) = ax.plot(points, values, label=label, **style)
+    if ends is not None:
+        color = drawn.get_color()
+        ax.fill_between(points, *ends, color=color, alpha=0.25, linewidth=0, label=f"{label}: band")
     ax.margins(x=0)
     columns = len(ax.get_legend_handles_labels()[0])
     columns = columns if columns <= 3 else 2
@@ -135,6 +147,19 @@ def _values(what: str, curve: Law, points: np.ndarray) -> np.ndarray:
             "function of one array, such as lambda x: femnn.evaluate(net, x, 0.5)[..., 0]."
         )
     return np.broadcast_to(values, points.shape)
+
+
+def _ends(band: Any, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of a band."""
+    if not callable(band):
+        raise TypeError(f"plot_law: band is a {type(band).__name__}, wanted a function.")
+    ends = np.asarray(band(points), dtype=float)
+    if ends.shape != (2, len(points)):
+        raise ValueError(
+            f"plot_law: band gives values of shape {ends.shape} for {len(points)} points, wanted "
+            "lower and upper ends, as posterior.law(kappa, x).interval(0.9) gives them."
+        )
+    return ends[0], ends[1]
 
 
 def _visited(law: Any, visited: Any) -> tuple[float, float] | None:

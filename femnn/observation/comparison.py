@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from pyadjoint import AdjFloat
 
 from femnn.autograd.apply import apply
@@ -14,7 +15,7 @@ from femnn.observation.errors import Errors, Logarithms, Residuals
 from femnn.observation.observable import Observable
 from femnn.observation.scoring import Prediction, Scores
 from femnn.tape.losses import Loss
-from femnn.tape.squares import sum_of_squares
+from femnn.tape.squares import Density, sum_of_squares
 from femnn.tape.vector import Vector
 
 # A weighted misfit of this size says that something else than the model's law is wrong.
@@ -60,10 +61,18 @@ class Comparison:
 
     def misfit(self, parts: list[Vector], residuals: Vector) -> AdjFloat:
         """Minus the log likelihood, up to a constant; recorded."""
-        value = sum_of_squares(residuals, self.loss)
+        value = sum_of_squares(residuals, self.loss, self._density(parts))
         if self.errors.are_estimated:  # a sum of a vector: nothing for Gauss-Newton's matrix
             value = value + self._apply(Logarithms, parts, "log errors").sum()
         return value
+
+    def _density(self, parts: list[Vector]) -> Density:
+        """What the likelihood has beside the squares; logarithms where these are not recorded."""
+        model = torch.as_tensor(np.concatenate([part.vector for part in parts]))
+        constant = 0.5 * self.n_values * np.log(2 * np.pi)
+        if not self.errors.are_estimated:
+            constant += float(self.errors.logarithms(model, ()).sum())
+        return Density(self.errors.common_scale, constant)
 
     def _apply(self, kind: type[Residuals], parts: list[Vector], name: str) -> Vector:
         into = Vector(np.zeros(self.n_values), self.at.comm, name)

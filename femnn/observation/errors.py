@@ -89,6 +89,8 @@ class Errors:
         The Constants and Functions among these.
     are_estimated : bool
         Whether the errors depend on parameters or the model, so that their density counts.
+    common_scale : firedrake.Constant, firedrake.Function or None
+        The one number by which all standard deviations are multiplied, where there is one.
     """
 
     def __init__(
@@ -104,6 +106,8 @@ class Errors:
         self._values, self._std = torch.tensor(values), torch.tensor(std)
         self._columns = torch.tensor(columns)
         self._scale = None if scale is None else _as_model(scale)
+        is_plain = scale is not None and not isinstance(scale, ErrorModel)
+        self.common_scale = scale if is_plain and array_of(scale).size == 1 else None
         self.parameters = [] if self._scale is None else list(self._scale.parameters)
         self._n_scale = len(self.parameters)
         self._correlation: Tensor | None = None

@@ -8,7 +8,8 @@ owns.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import firedrake as fd
 import numpy as np
@@ -22,10 +23,30 @@ from femnn.tape.control import VectorControl
 from femnn.tape.model import largest_comm, values_behind
 
 Changes = dict[Any, np.ndarray]  # of nodes
+T = TypeVar("T")
 
 
 class NoColumns(Exception):
     """Something on the tape has no change in many directions at once."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one loss adds to the Gauss-Newton matrix.
+
+    Attributes
+    ----------
+    block
+        The loss's block.
+    factor
+        The functional's derivative for it.
+    matrix
+        Shape ``(n, n)``, with the factor in it; the same on every rank.
+    """
+
+    block: Block
+    factor: float
+    matrix: np.ndarray
 
 
 def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | None:
@@ -50,6 +71,50 @@ def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | 
         Shape ``(n, n)``, the same on every rank; ``None`` where the tape has no such matrix, or not
         cheaply.
     """
+    parts = gauss_newton_parts(J, controls, tape)
+    if parts is None:
+        return None
+    n = sum(size for c in Enlist(controls) if (size := _size(c.control)) is not None)
+    return sum((part.matrix for part in parts), np.zeros((n, n)))
+
+
+def gauss_newton_parts(J: AdjFloat, controls: Any, tape: Tape) -> list[Part] | None:
+    """The Gauss-Newton matrix by the losses that it comes from.  Collective.
+
+    Parameters
+    ----------
+    J, controls, tape
+        As for :func:`gauss_newton_matrix`.
+
+    Returns
+    -------
+    list of Part or None
+        One for each loss that depends on the controls.
+    """
+    return _swept(J, controls, tape, _Sweep.parts)
+
+
+def tangent_matrix(value: Any, controls: Any, tape: Tape) -> np.ndarray | None:
+    """The derivative of a recorded value for weights and Constants.  Collective.
+
+    Parameters
+    ----------
+    value
+        A number, a vector of observations, or a field.
+    controls, tape
+        As for :func:`gauss_newton_matrix`.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Shape ``(n_values, n)``; of a field rank-local, with the values that this rank owns.
+        ``None`` where it cannot be had.
+    """
+    return _swept(value, controls, tape, _Sweep.tangent)
+
+
+def _swept(value: Any, controls: Any, tape: Tape, result: Callable[[_Sweep], T]) -> T | None:
+    """What one sweep gives, or ``None`` where the tape has none."""
     controls = list(Enlist(controls))
     if tape._checkpoint_manager is not None:
         return None
@@ -61,20 +126,20 @@ def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | 
     with (
         stop_annotating(),
         tape.marked_control_dependents(controls),
-        tape.marked_functional_dependencies(J),
+        tape.marked_functional_dependencies(value),
     ):
         try:
-            return _Sweep(J, controls, sizes, tape).matrix()
+            return result(_Sweep(value, controls, sizes, tape))
         except NoColumns:
             return None
 
 
 class _Sweep:
-    """One run over the blocks between the controls and the functional."""
+    """One run over the blocks between the controls and the functional, or another value."""
 
-    def __init__(self, J: AdjFloat, controls: Sequence[Any], sizes: Sequence[int], tape: Tape):
+    def __init__(self, J: Any, controls: Sequence[Any], sizes: Sequence[int], tape: Tape):
         self._J, self._n = J, sum(sizes)
-        relevant = [b for b in tape.get_blocks() if _counts(b)]
+        self._relevant = relevant = [b for b in tape.get_blocks() if _counts(b)]
         self._numbers = [b for b in relevant if _are_numbers(b.get_outputs())]
         self._losses = [b for b in self._numbers if not _are_numbers(_moving(b))]
         self._model = [b for b in relevant if b not in self._numbers]
@@ -86,15 +151,26 @@ class _Sweep:
             for c, start, end in zip(controls, ends[:-1], ends[1:], strict=True)
         }
 
-    def matrix(self) -> np.ndarray:
-        """The matrix.  Collective."""
+    def parts(self) -> list[Part]:
+        """What each loss adds to the matrix.  Collective."""
         self._differentiate_numbers()
         for block in self._model:
             self._move(block)
-        total = np.zeros((self._n, self._n))
+        found = []
         for block in self._losses:
-            total += self._of_loss(block)
-        return 0.5 * (total + total.T)
+            matrix = self._of_loss(block)
+            factor = block.get_outputs()[0].adj_value
+            found.append(Part(block, float(factor or 0.0), 0.5 * (matrix + matrix.T)))
+        return found
+
+    def tangent(self) -> np.ndarray:
+        """The derivative of the value.  Collective."""
+        for block in self._relevant:
+            self._move(block)
+        value = self._J
+        if value.block_variable in self.changes:
+            return self.changes[value.block_variable]
+        return np.zeros((_length_of(value), self._n))
 
     def _differentiate_numbers(self) -> None:
         """The functional's derivative for each loss; it must be their sum, with factors."""
@@ -174,7 +250,7 @@ class _Sweep:
 def _counts(block: Block) -> bool:
     """Whether a block is between the controls and the functional."""
     return any(bv.is_control_dependent for bv in block.get_dependencies()) and any(
-        bv.is_functional_dependency or bv.is_control_dependent for bv in block.get_outputs()
+        bv.is_functional_dependency for bv in block.get_outputs()
     )
 
 
@@ -249,4 +325,4 @@ def _length_of(like: Any) -> int:
     if _is_field(like):
         with like.dat.vec_ro as vector:
             return vector.local_size
-    return 1 if isinstance(like, AdjFloat) else int(_size(like) or 0)
+    return len(like) if isinstance(like, VectorControl) else int(_size(like) or 1)

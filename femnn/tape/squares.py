@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,26 @@ from femnn.tape.nodes import add_dependencies
 from femnn.tape.vector import Vector, recorded
 
 
-def sum_of_squares(residuals: Vector, loss: Loss | None = None) -> AdjFloat:
+@dataclass(frozen=True)
+class Density:
+    """What minus the log likelihood of data has beside the sum of squares.
+
+    Attributes
+    ----------
+    scale
+        A Constant or a Function on the Real space, by which all errors are multiplied, where
+        there is one; the functional has the logarithm of it then.
+    constant
+        What the functional lacks.
+    """
+
+    scale: Any = None
+    constant: float = 0.0
+
+
+def sum_of_squares(
+    residuals: Vector, loss: Loss | None = None, density: Density | None = None
+) -> AdjFloat:
     """Half the sum of squared residuals, or the sum of their losses; recorded on the tape.
 
     Parameters
@@ -23,10 +43,12 @@ def sum_of_squares(residuals: Vector, loss: Loss | None = None) -> AdjFloat:
         Weighted residuals.
     loss
         What a residual costs; half its square by default.
+    density
+        What the likelihood has beside; by default what it has of errors of size one.
     """
     loss = Squares() if loss is None else loss
     if annotate_tape():
-        return recorded(SumOfSquares(residuals, loss))
+        return recorded(SumOfSquares(residuals, loss, density))
     return AdjFloat(loss.value(residuals.vector).sum())
 
 
@@ -48,11 +70,19 @@ class SumOfSquares(Block):
         Weighted residuals.
     loss
         What a residual costs.
+    density
+        As for :func:`sum_of_squares`.
+
+    Attributes
+    ----------
+    density : Density
+        What the likelihood has beside.
     """
 
-    def __init__(self, residuals: Vector, loss: Loss):
+    def __init__(self, residuals: Vector, loss: Loss, density: Density | None = None):
         super().__init__()
         self.loss = loss
+        self.density = density or Density(constant=0.5 * len(residuals) * np.log(2 * np.pi))
         self._second = loss.bend
         add_dependencies(self, [residuals])
 

@@ -41,6 +41,10 @@ EXAMPLES = {
         {"CELLS": 12, "STEPS": 6, "ITERATIONS": 60},
         lambda n: n["state_error"] < 0.25,
     ),
+    "law_with_band": (
+        {"CELLS": 8, "STATIONS": 200, "ROUNDS": 4},
+        lambda n: n["law_error"] < 0.06 and n["coverage of 90%"] > 0.6,
+    ),
     "nonlinear_poisson": (
         {"CELLS": 12, "STATIONS": 800, "ITERATIONS": 80},
         lambda n: n["law_error"] < 0.05,

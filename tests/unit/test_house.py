@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 # From the roof down, as docs/design.md shows them: a room imports those below it.
 ROOMS = (
     "export",
+    "inference",
     "training",
     "observation",
     "autograd",

@@ -58,6 +58,16 @@ def test_truth_and_visited_values():
     assert names == ["visited range", "truth", "learned"]
 
 
+def test_a_band():
+    ax = femnn.plot_law(np.sin, (0, 1), n=50, band=lambda x: (np.sin(x) - x, np.sin(x) + 2 * x))
+    (band,) = ax.collections
+    x, y = band.get_paths()[0].vertices.T
+    assert y[np.isclose(x, 1.0)].min() == pytest.approx(np.sin(1) - 1)
+    assert y[np.isclose(x, 1.0)].max() == pytest.approx(np.sin(1) + 2)
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["learned", "learned: band"]
+
+
 def test_a_truth_that_is_constant():
     ax = femnn.plot_law(np.sin, (0, 1), truth=lambda x: 2.5)
     assert np.all(line(ax, "truth")[1] == 2.5)
@@ -94,6 +104,8 @@ def test_a_visited_range_of_one_value():
         (np.sin, {"visited": [0, np.nan]}, ValueError, "not finite"),
         (3.0, {"range": (0, 1)}, TypeError, "law is a float, wanted a torch module"),
         (np.sin, {"range": (0, 1), "truth": 3.0}, TypeError, "truth is a float, wanted a function"),
+        (np.sin, {"range": (0, 1), "band": 3.0}, TypeError, "band is a float, wanted a function"),
+        (np.sin, {"range": (0, 1), "band": np.sin}, ValueError, "band gives values of shape"),
         (np.diff, {"range": (0, 1)}, ValueError, r"law gives values of shape \(399,\)"),
         (
             femnn.MLP(1, 3, 2),

@@ -1,0 +1,222 @@
+"""Precisions of priors and the noise's size from the data: MacKay's evidence framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+from mpi4py import MPI
+from pyadjoint import ReducedFunctional
+from pyadjoint.tape import stop_annotating
+
+from femnn.autograd.values import array_of, like
+from femnn.inference.posterior import LaplacePosterior
+from femnn.inference.prior import GaussianPrior
+from femnn.inference.terms import Expansion, Terms, residuals_of
+from femnn.parallel import any_rank, raise_on_all_ranks
+from femnn.tape.model import blocks_behind
+from femnn.tape.squares import SumOfSquares
+from femnn.training.fit import fit
+from femnn.training.settings import check_number, check_whole
+
+# How far a precision or a variance may go in one round; what data say nothing of would go on.
+STEP = 100.0
+LARGEST = 1e12
+
+
+@dataclass(frozen=True)
+class EvidenceResult:
+    """What :func:`femnn.fit_with_evidence` did.
+
+    Attributes
+    ----------
+    posterior : LaplacePosterior
+        The posterior at the last values.
+    history : list of float
+        The log evidence after each round.
+    converged : bool
+        Whether it changed by less than the tolerance in the last round.
+    """
+
+    posterior: LaplacePosterior
+    history: list[float] = field(repr=False)
+    converged: bool
+
+
+def fit_with_evidence(
+    Jhat: ReducedFunctional,
+    *,
+    rounds: int = 50,
+    tol: float = 0.1,
+    maxiter: int = 10,
+    callback: Callable[[LaplacePosterior], Any] | None = None,
+    progress: bool = True,
+) -> EvidenceResult:
+    """Fit, with the priors' precisions and the noise's size from the data.  Collective.
+
+    Rounds of a fit by Gauss and Newton's method and of a step that makes the data more probable:
+    a precision becomes the number of parameters that the data determine in its group, divided by
+    their sum of squares; the noise's variance the sum of squared residuals, divided by the number
+    of data that are left.  Nothing is to be stopped early or tuned on data held out.
+
+    Parameters
+    ----------
+    Jhat
+        As for :func:`femnn.laplace`.  What is estimated are the precisions of each
+        :class:`~femnn.GaussianPrior` that is not ``fixed``, and each Constant that is the
+        ``scale`` of :class:`~femnn.Observations`; all begin with the values that they have.
+    rounds
+        At most.
+    tol
+        Ends where the log evidence changes by less in a round.
+    maxiter
+        Iterations of the fit in each round, at most.
+    callback
+        Called as ``callback(posterior)`` after each round, on every rank; a true value ends.  What
+        it raises on one rank is raised on all.
+    progress
+        Whether rank 0 shows live progress of each fit.
+
+    Returns
+    -------
+    EvidenceResult
+        ``result.posterior`` is what :func:`femnn.laplace` gives then.  Networks, priors and scales
+        have the last values.
+
+    Raises
+    ------
+    RuntimeError
+        If the tape has no Gauss-Newton matrix, or the callback has raised an error on another rank.
+    TypeError
+        If a control is neither weights nor a Constant, or a setting of another kind.
+    ValueError
+        If there is nothing to estimate, a scale is a control, or as for :func:`femnn.laplace`.
+
+    Notes
+    -----
+    Begin with a scale of the noise that is too small.  One that is too large may stay: the law is
+    too simple then, and the rest counts as noise.  Of several starts that with the largest
+    ``log_evidence`` is the most probable one.
+
+    References
+    ----------
+    D. J. C. MacKay, Bayesian interpolation, and A practical Bayesian framework for backpropagation
+    networks, Neural Computation 4 (1992).
+
+    Examples
+    --------
+    >>> noise = Constant(1e-3)
+    >>> data = Observations(stations, values, scale=noise)
+    >>> J = data.misfit(u) + GaussianPrior(kappa.weights).energy()
+    >>> result = fit_with_evidence(ReducedFunctional(J, Control(kappa.weights)))
+    >>> float(noise), result.posterior.effective_parameters
+    """
+    check_whole("rounds", rounds, least=1)
+    check_whole("maxiter", maxiter, least=1)
+    check_number("tol", tol, least=0.0)
+    terms = Terms(Jhat, "fit_with_evidence")
+    unknown = Unknown(terms)
+    history: list[float] = []
+    while True:
+        ended = fit(Jhat, "gauss-newton", maxiter=maxiter, progress=progress).reason
+        at = terms.expand()
+        posterior = LaplacePosterior(terms, at)
+        history.append(posterior.log_evidence)
+        converged = len(history) > 1 and abs(history[-1] - history[-2]) <= tol
+        stop = callback is not None and _asks_to_stop(terms.controls.comm, callback, posterior)
+        if converged or stop or len(history) == rounds or ended == "interrupted":
+            return EvidenceResult(posterior, history, converged)
+        unknown.update(at)
+
+
+def _asks_to_stop(
+    comm: MPI.Comm, callback: Callable[[LaplacePosterior], Any], posterior: LaplacePosterior
+) -> bool:
+    """Whether the callback ends the rounds on any rank.  Collective."""
+    stop, failure = False, None
+    try:
+        stop = bool(callback(posterior))
+    except Exception as error:
+        failure = error
+    elsewhere = "fit_with_evidence: the callback raised an error on another rank: see its message."
+    raise_on_all_ranks(comm, failure, elsewhere)
+    return any_rank(comm, stop)
+
+
+class Unknown:
+    """What is estimated: precisions and scales.
+
+    Parameters
+    ----------
+    terms
+        What the functional is the sum of.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to estimate, or a scale is a control.
+    """
+
+    def __init__(self, terms: Terms):
+        self._priors = [(place, prior) for place, prior in terms.priors if not prior.fixed]
+        self._scales: dict[Any, list[SumOfSquares]] = {}
+        for block in terms.data:
+            if block.density.scale is not None:
+                self._scales.setdefault(block.density.scale, []).append(block)
+        blocks = list(blocks_behind(terms.Jhat.functional, terms.Jhat.tape))
+        nodes = {bv for block in blocks for bv in block.get_dependencies()}
+        self._nodes = {s: [bv for bv in nodes if bv.output is s] for s in self._scales}
+        self._check(terms)
+
+    def update(self, at: Expansion) -> None:
+        """Take the values of MacKay's fixed point, from an expansion at the best controls."""
+        by_data = at.gaussian.known_by_data()
+        covariance = at.gaussian.factor @ at.gaussian.factor.T
+        for place, prior in self._priors:
+            prior.precision = _precision(prior, at.vector[place], by_data[place])
+        with stop_annotating():
+            for scale, blocks in self._scales.items():
+                self._set(scale, float(array_of(scale).item()) * _growth(blocks, at, covariance))
+
+    def _set(self, scale: Any, value: float) -> None:
+        """Give a scale, and what the tape holds of it, a value."""
+        new = like(scale, np.full(array_of(scale).shape, value))
+        scale.assign(new)
+        for node in self._nodes[scale]:
+            node.save_output()
+
+    def _check(self, terms: Terms) -> None:
+        for scale in self._scales:
+            if any(control is scale for control in terms.objects):
+                name = scale.name if isinstance(scale, fd.Constant) else scale.name()
+                raise ValueError(
+                    f"fit_with_evidence: the scale {name} of the errors is a control: leave it out "
+                    "of the controls, as it is estimated from the evidence."
+                )
+        if not self._priors and not self._scales:
+            raise ValueError(
+                "fit_with_evidence: nothing is to be estimated: wanted a GaussianPrior without "
+                "fixed=True, or Observations(..., scale=Constant(0.1))."
+            )
+
+
+def _precision(prior: GaussianPrior, entries: np.ndarray, by_data: np.ndarray) -> np.ndarray:
+    """The precisions that the entries of the groups say."""
+    known = prior.precision * prior.by_group(by_data)
+    size = prior.by_group((entries - prior.mean) ** 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.nan_to_num(known / (size * prior.precision), nan=1.0, posinf=STEP)
+    precision = prior.precision * np.clip(ratio, 1 / STEP, STEP)
+    return np.clip(precision, 1 / LARGEST, LARGEST)
+
+
+def _growth(blocks: list[SumOfSquares], at: Expansion, covariance: np.ndarray) -> float:
+    """The factor by which the errors are larger than the scale says."""
+    squares = sum(float(residuals_of(b) @ residuals_of(b)) for b in blocks)
+    n = sum(len(residuals_of(b)) for b in blocks)
+    used = sum(float(np.vdot(at.data[b], covariance)) for b in blocks if b in at.data)
+    left = max(n - used, 1e-3 * n)
+    return float(np.sqrt(np.clip(squares / left, 1 / STEP, STEP)))
