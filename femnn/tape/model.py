@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import firedrake as fd
+import ufl
 from mpi4py import MPI
 from pyadjoint import Block, OverloadedType, Tape
 
+from femnn.fields.copies import dependencies_of
 from femnn.tape.control import VectorControl
 from femnn.tape.meshes import OnMeshes
 
@@ -47,3 +49,27 @@ def largest_comm(values: Iterable[Any]) -> MPI.Comm | None:
         if isinstance(v, (VectorControl, fd.Function, fd.Cofunction, fd.MeshGeometry))
     )
     return max(comms, key=lambda comm: comm.size, default=None)
+
+
+def check_constants(who: str, constants: Iterable[fd.Constant], blocks: Iterable[Block]) -> None:
+    """Raise where a block's form holds a control that the block does not differentiate by.
+
+    Firedrake's ``assemble`` and ``solve`` record the Functions in a form only.
+
+    Raises
+    ------
+    ValueError
+        If a form holds one of the Constants, and its block does not depend on it.
+    """
+    known = {id(c): c for c in constants}
+    for block in blocks if known else ():
+        followed = {id(bv.output) for bv in block.get_dependencies()}
+        forms = [getattr(block, name, None) for name in ("form", "lhs", "rhs")]
+        for form in (f for f in forms if isinstance(f, ufl.Form)):
+            missed = [c for c in dependencies_of(form) if id(c) in known and id(c) not in followed]
+            if missed:
+                raise ValueError(
+                    f"{who}: {missed[0].name} is a control, and in a form of Firedrake's assemble "
+                    "or solve, whose derivative by it would be missing: use femnn.assemble and "
+                    "femnn.solve there, or a Function on the Real space instead of the Constant."
+                )

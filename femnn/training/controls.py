@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import firedrake as fd
 import numpy as np
 from mpi4py import MPI
 from pyadjoint.enlisting import Enlist
 from torch import nn
 
 from femnn.parallel import from_rank_zero, same_on_ranks
-from femnn.tape.model import largest_comm, values_behind
+from femnn.tape.model import blocks_behind, check_constants, largest_comm, values_behind
 from femnn.tape.weights import Weights
 from femnn.training.bounds import Bounds, bounds_of
 from femnn.training.kinds import Kind, kind_of
@@ -47,13 +48,14 @@ class ControlVector:
         If a control is of no known kind, or its inner product is not known.
     ValueError
         If a control is given twice, two share a part of their parameters, there is nothing to
-        train, or for bounds that mean nothing.
+        train, the tape does not follow a Constant, or for bounds that mean nothing.
     """
 
     def __init__(self, Jhat: Any, bounds: Any = None):
         controls = list(Enlist(Jhat.controls))
         objects = [c.control for c in controls]
-        behind = list(values_behind(getattr(Jhat, "functional", None), getattr(Jhat, "tape", None)))
+        model = (getattr(Jhat, "functional", None), getattr(Jhat, "tape", None))
+        behind = list(values_behind(*model))
         # Weights of a network that makes numbers only do not know the ranks of the model.
         self.comm: MPI.Comm = largest_comm([*objects, *behind]) or MPI.COMM_SELF
         self._weights = [c for c in objects if isinstance(c, Weights)]
@@ -61,6 +63,8 @@ class ControlVector:
         self._check_parameters()
         self._kinds: list[Kind] = [kind_of(c) for c in controls]
         self._check_once()
+        constants = [c for c in objects if isinstance(c, fd.Constant)]
+        check_constants("fit", constants, blocks_behind(*model))
         self._ends = np.cumsum([len(kind) for kind in self._kinds])
         self.metric = Joined([kind.metric for kind in self._kinds], self._ends)
         self.bounds: Bounds | None = None

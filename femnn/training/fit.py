@@ -73,12 +73,11 @@ def fit(
     target
         Stop when the loss is at or below.
     bounds
-        Not for torch's optimisers, nor for TAO's without a ``b``: a pair ``(lower, upper)`` for
-        one control, or a list of one pair (or ``None``) for each.  A bound is ``None``, a number,
-        an object of the control's kind (a Function of its space), or an array: of shape
-        ``(n_weights,)``, of the Constant's shape, or of that of the field's ``dat.data_ro``,
-        rank-local.  Those of
-        fields hold for degrees of freedom.
+        A pair ``(lower, upper)`` for one control, or a list of one pair (or ``None``) for each; not
+        for torch's optimisers, nor for TAO's without a ``b``.  A bound is ``None``, a number, an
+        object of the control's kind (a Function of its space), or an array: of shape
+        ``(n_weights,)``, of the Constant's shape, or of the shape of the field's ``dat.data_ro``,
+        rank-local.  Those of fields hold for degrees of freedom.
     learning_rate
         Adam's, 0.01 by default.
     options
@@ -110,10 +109,11 @@ def fit(
     ValueError
         If the method or an option is unknown, a setting is out of range or not used by the
         method, or an optimiser has parameters that are not the controls'; if nothing on the tape
-        computes the functional, there is nothing to train, a control is given twice, or two share
-        a part of their parameters; if controls, loss or gradient at the start are not finite, or
-        the gradient is zero; if bounds cross, the start is outside them, or a bounded field's
-        inner product is not diagonal.
+        computes the functional, there is nothing to train, a control is given twice, two share a
+        part of their parameters, or a Constant stands in a form of Firedrake's own ``assemble``
+        or ``solve``, which do not follow it; if controls, loss or gradient at the start are not
+        finite, or the gradient is zero; if bounds cross, the start is outside them, or a bounded
+        field's inner product is not diagonal.
     RuntimeError
         If the controls differ between ranks, or the callback has raised an error on another rank.
     firedrake.ConvergenceError

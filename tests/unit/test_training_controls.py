@@ -179,6 +179,23 @@ def test_constants_that_differ_between_ranks_are_refused():
     assert float(c) == pytest.approx(2.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("where", ["assemble", "nonlinear", "linear"])
+def test_constants_that_firedrake_does_not_follow_are_named(where):
+    V = FunctionSpace(UnitIntervalMesh(4), "CG", 1)
+    u, v, w, c = Function(V), TestFunction(V), TrialFunction(V), Constant(2.0, name="c")
+    continue_annotation()
+    J = femnn.assemble((c - 1) ** 2 * dx(V.mesh()))
+    if where == "linear":
+        solve(w * v * dx == c * v * dx, u)
+    elif where == "nonlinear":
+        solve((c * u + u**3 - 1) * v * dx == 0, u)
+    J += assemble((c if where == "assemble" else 1) * (u - 1) ** 2 * dx)
+    pause_annotation()
+    with pytest.raises(ValueError, match=r"c is a control, .* use femnn\.assemble and femnn"):
+        femnn.fit(ReducedFunctional(J, Control(c)), progress=False)
+    assert float(c) == 2.0
+
+
 def test_a_state_that_went_on_starts_from_its_own_node():
     """A Function that is a control before the time loop, in which it takes other values."""
     V = FunctionSpace(UnitIntervalMesh(8), "CG", 1)
