@@ -153,9 +153,9 @@ class Terms:
         robust = [b.loss for b in self.data if not isinstance(b.loss, Squares)]
         if robust:
             raise ValueError(
-                f"{self._who}: a misfit has the loss {robust[0]!r}, whose density is not normal, so "
-                "that there is no evidence: leave out the loss, or compare models by data that are "
-                "held out (data.split)."
+                f"{self._who}: a misfit has the loss {robust[0]!r}, whose density is not normal, "
+                "so that there is no evidence: leave out the loss, or compare models by data that "
+                "are held out (data.split)."
             )
 
     def parameter_places(self) -> dict[int, int]:
