@@ -36,6 +36,8 @@ def weight_jacobian(
     numpy.ndarray
         Shape ``(n_points, n_outputs, n_weights)``, float64; rank-local.
     """
+    if not len(evaluator.parameters):
+        return np.empty((len(x), evaluator.n_outputs, 0))
     try:
         return _in_batches(evaluator, x, weights)
     except RuntimeError:  # torch.func takes no module that differentiates itself, as Gradient does
@@ -60,11 +62,11 @@ def _by_directions(
     evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None
 ) -> np.ndarray:
     """The same by a sweep for each weight."""
-    changes = [
-        evaluator.variation(x, None, row, weights, of_slope=False).values
-        for row in np.eye(len(evaluator.parameters))
-    ]
-    return np.stack(changes, axis=-1)
+    n = len(evaluator.parameters)
+    result = np.empty((len(x), evaluator.n_outputs, n))
+    for i, row in enumerate(np.eye(n)):
+        result[..., i] = evaluator.variation(x, None, row, weights, of_slope=False).values
+    return result
 
 
 def _derivative(net: nn.Module, wanted: list[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:

@@ -93,7 +93,8 @@ def fit_with_evidence(
     TypeError
         If a control is neither weights nor a Constant, or a setting of another kind.
     ValueError
-        If there is nothing to estimate, a scale is a control, or as for :func:`femnn.laplace`.
+        If there is nothing to estimate, a scale is a control, a misfit has a loss that is not half
+        the square, or as for :func:`femnn.laplace`.
 
     Notes
     -----
@@ -118,6 +119,7 @@ def fit_with_evidence(
     check_whole("maxiter", maxiter, least=1)
     check_number("tol", tol, least=0.0)
     terms = Terms(Jhat, "fit_with_evidence")
+    terms.check_normal()
     unknown = Unknown(terms)
     history: list[float] = []
     while True:

@@ -144,14 +144,19 @@ class Terms:
         ValueError
             If a misfit is not half a sum of squares.
         """
+        self.check_normal()
+        constant = sum(block.density.constant for block in self.data)
+        return -at.value - constant + at.gaussian.log_shrinkage
+
+    def check_normal(self) -> None:
+        """Raise where a misfit is not half a sum of squares."""
         robust = [b.loss for b in self.data if not isinstance(b.loss, Squares)]
         if robust:
             raise ValueError(
-                f"{self._who}: a misfit has the loss {robust[0]!r}, whose density is not normal: "
-                "compare models by data that are held out (data.split), or leave out the loss."
+                f"{self._who}: a misfit has the loss {robust[0]!r}, whose density is not normal, "
+                "so that there is no evidence: leave out the loss, or compare models by data that "
+                "are held out (data.split)."
             )
-        constant = sum(block.density.constant for block in self.data)
-        return -at.value - constant + at.gaussian.log_shrinkage
 
     def parameter_places(self) -> dict[int, int]:
         """Where the entries of each parameter of a network begin, by the parameter's identity."""

@@ -42,8 +42,8 @@ EXAMPLES = {
         lambda n: n["state_error"] < 0.25,
     ),
     "law_with_band": (
-        {"CELLS": 8, "STATIONS": 200, "ROUNDS": 4},
-        lambda n: n["law_error"] < 0.06 and n["coverage of 90%"] > 0.6,
+        {"CELLS": 8, "STATIONS": 400, "ROUNDS": 4},
+        lambda n: n["law_error"] < 0.07 and n["coverage of 90%"] > 0.6,
     ),
     "nonlinear_poisson": (
         {"CELLS": 12, "STATIONS": 800, "ITERATIONS": 80},

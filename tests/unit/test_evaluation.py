@@ -11,6 +11,7 @@ from torch.func import functional_call, jvp
 
 from femnn.evaluation import threads
 from femnn.evaluation.evaluator import PointEvaluator, total_inputs
+from femnn.evaluation.jacobian import weight_jacobian
 from femnn.evaluation.parameters import ParameterVector
 from femnn.networks.mlp import MLP, Gradient
 
@@ -534,3 +535,17 @@ def test_module_on_a_gpu(dtype):
             assert isinstance(got, np.ndarray)
             assert np.allclose(got, want, rtol=tolerance, atol=tolerance)
     assert {p.device.type for p in device.parameters()} == {"cuda"}
+
+
+@pytest.mark.parametrize("kind", ["plain", "gradient", "unrelated", "nothing"])
+def test_derivatives_for_all_weights(kind):
+    """Each row's product with a cotangent is the vector-Jacobian product."""
+    nets = {"plain": MLP(2, 4, 2), "unrelated": Unrelated(), "nothing": Law()}
+    net = nets.get(kind) or Gradient(MLP(2, 4, 1))
+    evaluator, x = PointEvaluator(net, 2), RNG.normal(size=(5, 2))
+    weights = evaluator.parameters.read() + 0.1
+    jacobian = weight_jacobian(evaluator, x, weights)
+    assert jacobian.shape == (5, evaluator.n_outputs, len(weights))
+    cotangent = RNG.normal(size=(5, evaluator.n_outputs))
+    expected = evaluator.weight_vjp(x, cotangent, weights)
+    assert np.allclose(np.einsum("ijk,ij->k", jacobian, cotangent), expected, rtol=1e-10)

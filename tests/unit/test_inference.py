@@ -20,7 +20,7 @@ QUIET = {"progress": False}
 class Line:
     """u = c0 + c1 x + c2 x^2 by a solve, seen at twelve places; the posterior is known."""
 
-    def __init__(self, precision=2.0, scale=None, std=NOISE, fixed=False):
+    def __init__(self, precision=2.0, scale=None, std=NOISE, fixed=False, loss=None):
         get_working_tape().clear_tape()
         mesh = UnitIntervalMesh(4)
         self.x = np.linspace(0.02, 0.97, 12)
@@ -31,7 +31,7 @@ class Line:
         X, v = SpatialCoordinate(mesh)[0], TestFunction(V)
         self.u, self.c = Function(V), Constant([0.3, 0.2, 0.1], name="c")
         self.stations = femnn.Stations(mesh, self.x)
-        data = femnn.Observations(self.stations, self.values, std, scale=scale)
+        data = femnn.Observations(self.stations, self.values, std, scale=scale, loss=loss)
         self.prior = femnn.GaussianPrior(self.c, precision, mean=[0.5, 0.0, -0.5], fixed=fixed)
         continue_annotation()
         law = self.c[0] + self.c[1] * X + self.c[2] * X**2
@@ -388,6 +388,21 @@ def test_a_functional_that_is_no_density():
             femnn.laplace(ReducedFunctional(J, control))
     with pytest.raises(TypeError, match="a control is a Function"):
         femnn.laplace(ReducedFunctional(line.J, Control(line.u)))
+
+
+def test_a_loss_that_is_not_the_square():
+    """A posterior with its weights, and no evidence."""
+    line = Line(loss=femnn.Huber(0.5))
+    femnn.fit(line.Jhat, "gauss-newton", **QUIET)
+    posterior = femnn.laplace(line.Jhat)
+    r = (line.design @ posterior.mean - line.values) / NOISE
+    weights = 1 / np.maximum(1, np.abs(r) / 0.5)
+    assert weights.min() < 0.9
+    H = line.design.T @ (weights[:, None] * line.design) / NOISE**2 + 2 * np.eye(3)
+    assert np.allclose(np.linalg.inv(H), posterior.covariance, rtol=1e-6)
+    for asked in (lambda: posterior.log_evidence, lambda: femnn.fit_with_evidence(line.Jhat)):
+        with pytest.raises(ValueError, match=r"the loss Huber\(0.5\).*no evidence"):
+            asked()
 
 
 def test_far_from_the_minimum():
