@@ -261,3 +261,27 @@ def test_pyadjoints_taosolver_says_why_it_has_not_converged():
     solver = TAOSolver(MinimizationProblem(Jhat), {"tao_type": "lmvm", "tao_max_it": 1})
     with pytest.raises(TAOConvergenceError, match="after 1 iterations with reason: DIVERGED_MAX"):
         solver.solve()
+
+
+@pytest.mark.parallel([2, 3])
+@pytest.mark.parametrize("method", ["bqnls", "bnls"])
+def test_what_one_rank_raises_ends_tao_on_all(method):
+    comm = MPI.COMM_WORLD
+    last = comm.size - 1
+    Jhat, weights, *_ = fitted(comm)
+
+    def callback(step, w):
+        if step.iteration == 2 and comm.rank == last:
+            raise KeyError("mine")
+
+    kind, message = (KeyError, "mine") if comm.rank == last else (RuntimeError, "another rank")
+    with pytest.raises(kind, match=message):
+        femnn.fit(Jhat, method, callback=callback, progress=False)
+    assert len(set(comm.allgather(weights.vector.tobytes()))) == 1
+
+    def interrupt(step, w):
+        if step.iteration == 1 and comm.rank == last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert femnn.fit(Jhat, method, callback=interrupt, progress=False).reason == "interrupted"
+    assert femnn.fit(Jhat, method, gtol=1e-6, maxiter=300, progress=False).success
