@@ -311,8 +311,8 @@ def _most_fields(mesh, monkeypatch, schedule, steps):
     ids=["revolve", "multistage", "disk", "mixed"],
 )
 def test_fields_held_do_not_grow_with_steps(mesh, monkeypatch, schedule):
-    few = _most_fields(mesh, monkeypatch, schedule(6), 6)
-    many = _most_fields(mesh, monkeypatch, schedule(14), 14)
+    few = _most_fields(mesh, monkeypatch, schedule(8), 8)
+    many = _most_fields(mesh, monkeypatch, schedule(20), 20)
     assert many[0] == few[0]
     assert many[1] <= few[1] + 1  # the longer run meets every state of the schedule
 
