@@ -84,13 +84,12 @@ def test_law_has_no_hole_where_a_rate_is_a_limit():
 def test_networks_learn_the_membrane(tmp_path):
     """A wave in a small piece of tissue; all files are written and hold what was learned."""
     sizes = ["--cells", "5", "--side", "8.33", "--end", "12", "--test-end", "10"]
-    work = ["--rates", "800", "--windows", "4", "--window", "10", "--iterations", "8"]
+    work = ["--rates", "1600", "--windows", "4", "--window", "10", "--iterations", "8"]
     numbers = study.main(["--output", str(tmp_path), *sizes, *work])
     assert json.loads((tmp_path / "results.json").read_text()) == numbers
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    rates, tissue = (numbers["trainings"][stage] for stage in ("rates", "tissue"))
-    assert rates["loss"] < 2e-3 * rates["initial_loss"]
-    assert tissue["loss"] < tissue["initial_loss"]
+    tissue = numbers["trainings"]["tissue"]
+    assert tissue["loss"] < tissue["initial_loss"] < 1e-5
     errors = numbers["errors"]
     for case, nodes in (("training", 30), ("test", 61)):
         assert errors[f"networks, {case}"]["activated"] == nodes
