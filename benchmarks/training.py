@@ -1,4 +1,4 @@
-"""What an optimiser costs: the law of ``demos/nonlinear_poisson.py``, from the same start.
+"""What an optimiser costs: the law of ``demos/studies/nonlinear_poisson``, from the same start.
 
 L-BFGS for 300 iterations, Gauss-Newton until it reaches the same loss, in 25 iterations at most.
 Processor times.
@@ -11,16 +11,12 @@ from firedrake import *
 from firedrake.adjoint import Control, ReducedFunctional, continue_annotation, pause_annotation
 
 import femnn
-
-
-def truth(u, exp=exp):
-    return 0.25 + 0.5 * exp(-(((u - 0.25) / 0.13) ** 2)) + 0.75 / (1 + exp(-14 * (u - 0.65)))
+from demos.studies.nonlinear_poisson.__main__ import residual, truth
 
 
 def problem(u, kappa):
-    v = TestFunction(u.function_space())
-    F = kappa * inner(grad(u), grad(v)) * dx - 2.6 * v * dx
-    return F == 0, u, DirichletBC(u.function_space(), 0, (1, 3))
+    F, bc = residual(u, kappa)
+    return F == 0, u, bc
 
 
 def make(cells, n_stations):
@@ -40,7 +36,7 @@ def make(cells, n_stations):
     line = np.linspace(0, exact.dat.data_ro.max(), 1000)
 
     def error():
-        law = truth(line, np.exp)
+        law = truth(line)
         return np.linalg.norm(femnn.evaluate(net, line) - law) / np.linalg.norm(law)
 
     return Jhat, kappa.weights, error

@@ -69,21 +69,27 @@ def raise_on_all_ranks(comm: MPI.Comm | None, failure: Exception | None, elsewhe
         raise failure or RuntimeError(elsewhere)
 
 
+OF_NETWORK = "a network raised an error on another rank: see that rank's message."
+
+
 def raise_network_error(comm: MPI.Comm, failure: Exception | None) -> None:
     """Raise on every rank what a network has raised on one of them.  Collective."""
-    raise_on_all_ranks(
-        comm, failure, "a network raised an error on another rank: see that rank's message."
-    )
+    raise_on_all_ranks(comm, failure, OF_NETWORK)
 
 
-def on_all_ranks(comm: MPI.Comm, function: Callable[..., T], *args: Any) -> T:
-    """Call what runs a network on each rank; its error on one is one on all.  Collective."""
+def on_all_ranks(
+    comm: MPI.Comm, function: Callable[..., T], *args: Any, elsewhere: str = OF_NETWORK
+) -> T:
+    """Call a function on each rank; its error on one is one on all.  Collective.
+
+    By default it is one that runs a network; ``elsewhere`` is what ranks without an error say.
+    """
     result, failure = None, None
     try:
         result = function(*args)
     except Exception as error:
         failure = error
-    raise_network_error(comm, failure)
+    raise_on_all_ranks(comm, failure, elsewhere)
     return cast(T, result)
 
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from ufl.duals import is_dual
 
+from femnn.tape.numbers import FIELDS
 from femnn.tape.vector import Vector
 from femnn.tape.weights import Weights
-
-FIELDS = (fd.Function, fd.Cofunction)
 
 
 def is_real(space: Any) -> bool:

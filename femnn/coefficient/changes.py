@@ -8,6 +8,7 @@ from typing import Any
 import ufl
 
 from femnn.coefficient.coefficient import neural_coefficients
+from femnn.coefficient.rules import of_operands
 
 
 def changed(f: Any, change: Callable[[Any], Any]) -> Any:
@@ -23,10 +24,6 @@ def changed(f: Any, change: Callable[[Any], Any]) -> Any:
     change
         Takes and gives a form or an expression; must leave neural coefficients as they are.
     """
-    laws = {}
-    for law in neural_coefficients(f):
-        operands = [change(operand) for operand in law.operands]
-        if any(new != old for new, old in zip(operands, law.operands, strict=True)):
-            laws[law] = law.with_operands(*operands)
+    laws = {law: of_operands(law, map(change, law.operands)) for law in neural_coefficients(f)}
     f = change(f)
     return ufl.replace(f, laws) if laws else f

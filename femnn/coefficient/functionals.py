@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,17 @@ import firedrake as fd
 import numpy as np
 import ufl
 from pyadjoint import AdjFloat
-from pyadjoint.tape import get_working_tape, stop_annotating
+from pyadjoint.tape import get_working_tape, no_annotations, stop_annotating
 
 from femnn.fields.copies import Mirrors, dependencies_of, meshes_of
 from femnn.fields.cotangents import zero_cotangent
-from femnn.fields.derivatives import Direction, along, constant_gradient, entry_derivative
+from femnn.fields.derivatives import (
+    Direction,
+    along,
+    constant_gradient,
+    entry_derivative,
+    set_directions,
+)
 from femnn.fields.kept import KeptForms
 from femnn.tape.meshes import OnMeshes
 from femnn.tape.nodes import add_dependencies
@@ -58,7 +64,7 @@ class KeptFunctional:
     def change(self, dots: dict[Any, Any], values: dict[Any, Any]) -> float:
         """The functional's change in a direction, its value where there is none.  Collective."""
         self.mirrors.load(values)
-        return self._number("value", self._set(dots), lambda: self.form)
+        return self._number("value", set_directions(self._directions, dots), lambda: self.form)
 
     def derivative(self, source: Any, dots: dict[Any, Any], values: dict[Any, Any]) -> Any:
         """The derivative for one source, or its change in a direction.  Collective.
@@ -69,7 +75,7 @@ class KeptFunctional:
             An array for a Constant.
         """
         self.mirrors.load(values)
-        moving = self._set(dots)
+        moving = set_directions(self._directions, dots)
         copy = self.mirrors.copies[source]
         if isinstance(copy, fd.Constant):
             return constant_gradient(
@@ -94,46 +100,37 @@ class KeptFunctional:
 
         return self._assembler((key, *map(id, moving)), form)
 
-    def _set(self, dots: dict[Any, Any]) -> list[Direction]:
-        moving = []
-        for source, direction in self._directions.items():
-            if dots.get(source) is not None:
-                direction.assign(dots[source])
-                moving.append(direction)
-        return moving
-
 
 # Kept as long as a block on a tape uses it.
 _kept: weakref.WeakValueDictionary[ufl.Form, KeptFunctional] = weakref.WeakValueDictionary()
 
 
-class FunctionalBlock(OnMeshes):
-    """The value of a functional."""
+class KeptBlock(OnMeshes):
+    """What was assembled from a form that is kept, with values of its Functions and Constants.
 
-    def __init__(self, kept: KeptFunctional, ad_block_tag: str | None = None):
+    Subclasses carry an adjoint value to one of these in ``_carried``.
+
+    Parameters
+    ----------
+    kept
+        The form, with its ``dependencies``.
+    meshes
+        The form's.
+    """
+
+    def __init__(self, kept: Any, meshes: Iterable[Any], ad_block_tag: str | None = None):
         super().__init__(ad_block_tag=ad_block_tag)
         self.kept = kept
         add_dependencies(self, kept.dependencies)
-        self.stand_on(meshes_of(kept.form))
+        self.stand_on(meshes)
 
-    def __str__(self) -> str:
-        return "assemble(functional)"
-
-    def recompute_component(
-        self, inputs: list, block_variable: Any, idx: int, prepared: Any
-    ) -> AdjFloat:
-        return AdjFloat(self.kept.value(self._values(inputs)))
-
+    @no_annotations
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
-        return self._scaled(adj_inputs[0], block_variable.output, {}, inputs)
+        return self._carried(adj_inputs[0], block_variable.output, {}, inputs)
 
-    def evaluate_tlm_component(
-        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> AdjFloat:
-        return AdjFloat(self.kept.change(self._dots(), self._values(inputs)))
-
+    @no_annotations
     def evaluate_hessian_component(
         self,
         inputs: list,
@@ -145,18 +142,14 @@ class FunctionalBlock(OnMeshes):
         prepared: Any = None,
     ) -> Any:
         source, dots = block_variable.output, self._dots()
-        result = self._scaled(hessian_inputs[0], source, {}, inputs)
+        result = self._carried(hessian_inputs[0], source, {}, inputs)
         if dots and adj_inputs[0] is not None:
-            result += self._scaled(adj_inputs[0], source, dots, inputs)
+            result += self._carried(adj_inputs[0], source, dots, inputs)
         return result
 
-    def _scaled(self, factor: Any, source: Any, dots: dict[Any, Any], inputs: list) -> Any:
-        derivative = self.kept.derivative(source, dots, self._values(inputs))
-        if isinstance(derivative, np.ndarray):
-            return float(factor) * derivative
-        with derivative.dat.vec as v:
-            v.scale(float(factor))
-        return derivative
+    def _carried(self, adjoint: Any, source: Any, dots: dict[Any, Any], inputs: list) -> Any:
+        """The derivative for one source, or its change in a direction.  Collective."""
+        raise NotImplementedError
 
     def _dots(self) -> dict[Any, Any]:
         known = ((bv.output, bv.tlm_value) for bv in self.get_dependencies())
@@ -164,3 +157,31 @@ class FunctionalBlock(OnMeshes):
 
     def _values(self, inputs: list) -> dict[Any, Any]:
         return dict(zip(self.kept.dependencies, inputs, strict=False))
+
+
+class FunctionalBlock(KeptBlock):
+    """The value of a functional."""
+
+    def __init__(self, kept: KeptFunctional, ad_block_tag: str | None = None):
+        super().__init__(kept, meshes_of(kept.form), ad_block_tag)
+
+    def __str__(self) -> str:
+        return "assemble(functional)"
+
+    def recompute_component(
+        self, inputs: list, block_variable: Any, idx: int, prepared: Any
+    ) -> AdjFloat:
+        return AdjFloat(self.kept.value(self._values(inputs)))
+
+    def evaluate_tlm_component(
+        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> AdjFloat:
+        return AdjFloat(self.kept.change(self._dots(), self._values(inputs)))
+
+    def _carried(self, adjoint: Any, source: Any, dots: dict[Any, Any], inputs: list) -> Any:
+        derivative = self.kept.derivative(source, dots, self._values(inputs))
+        if isinstance(derivative, np.ndarray):
+            return float(adjoint) * derivative
+        with derivative.dat.vec as v:
+            v.scale(float(adjoint))
+        return derivative

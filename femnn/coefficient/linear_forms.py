@@ -11,10 +11,8 @@ import ufl
 from firedrake.adjoint_utils.checkpointing import maybe_disk_checkpoint
 from pyadjoint.tape import get_working_tape, no_annotations, stop_annotating
 
-from femnn.coefficient.functionals import KeptFunctional
+from femnn.coefficient.functionals import KeptBlock, KeptFunctional
 from femnn.fields.copies import copy_values, meshes_of
-from femnn.tape.meshes import OnMeshes
-from femnn.tape.nodes import add_dependencies
 
 
 class KeptLinearForm:
@@ -75,14 +73,11 @@ def assemble_and_record(form: ufl.Form, tensor: fd.Cofunction | None = None) -> 
     return result
 
 
-class LinearFormBlock(OnMeshes):
+class LinearFormBlock(KeptBlock):
     """An assembled linear form."""
 
     def __init__(self, kept: KeptLinearForm):
-        super().__init__()
-        self.kept = kept
-        add_dependencies(self, kept.dependencies)
-        self.stand_on(kept.meshes)
+        super().__init__(kept, kept.meshes)
 
     def __str__(self) -> str:
         return "assemble(linear form)"
@@ -94,38 +89,10 @@ class LinearFormBlock(OnMeshes):
         return maybe_disk_checkpoint(self.kept.value({}, self._values(inputs)))
 
     @no_annotations
-    def evaluate_adj_component(
-        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        source = block_variable.output
-        return self.kept.derivative(source, adj_inputs[0], {}, self._values(inputs))
-
-    @no_annotations
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
         return self.kept.value(self._dots(), self._values(inputs))
 
-    @no_annotations
-    def evaluate_hessian_component(
-        self,
-        inputs: list,
-        hessian_inputs: list,
-        adj_inputs: list,
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: list,
-        prepared: Any = None,
-    ) -> Any:
-        source, dots, values = block_variable.output, self._dots(), self._values(inputs)
-        result = self.kept.derivative(source, hessian_inputs[0], {}, values)
-        if dots and adj_inputs[0] is not None:
-            result += self.kept.derivative(source, adj_inputs[0], dots, values)
-        return result
-
-    def _dots(self) -> dict[Any, Any]:
-        known = ((bv.output, bv.tlm_value) for bv in self.get_dependencies())
-        return {source: dot for source, dot in known if dot is not None}
-
-    def _values(self, inputs: list) -> dict[Any, Any]:
-        return dict(zip(self.kept.dependencies, inputs, strict=False))
+    def _carried(self, adjoint: Any, source: Any, dots: dict[Any, Any], inputs: list) -> Any:
+        return self.kept.derivative(source, adjoint, dots, self._values(inputs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,12 @@ def _replaced(kind: type, o: Any, mapping: dict[Any, Any]) -> Any:
     if o in mapping or not isinstance(o, kind):
         return mapping.get(o, o)
     law: Any = o
-    operands = tuple(replace(operand, mapping) for operand in law.operands)
+    return of_operands(law, [replace(operand, mapping) for operand in law.operands])
+
+
+def of_operands(law: Any, operands: Iterable[Any]) -> Any:
+    """The same law of these operands: itself where they are its own, else made once."""
+    operands = tuple(operands)
     if all(new == old for new, old in zip(operands, law.operands, strict=True)):
         return law
     made = law.others.get(operands)

@@ -19,7 +19,7 @@ from torch import nn
 
 from femnn.coefficient.coefficient import NeuralCoefficient
 from femnn.export.files import atomic_file, save
-from femnn.parallel import on_rank_zero, raise_on_all_ranks
+from femnn.parallel import on_all_ranks, on_rank_zero
 
 
 @no_annotations
@@ -76,13 +76,8 @@ def save_results(
     """
     networks = {} if networks is None else networks
     fields = [fields] if isinstance(fields, fd.Function) else list(fields or ())
-    failure = None
-    try:
-        _check_networks(networks)
-        _check_fields(fields)
-    except (TypeError, ValueError) as error:
-        failure = error
-    raise_on_all_ranks(comm, failure, "save_results: another rank got arguments it cannot save.")
+    elsewhere = "save_results: another rank got arguments it cannot save."
+    on_all_ranks(comm, _check, networks, fields, elsewhere=elsewhere)
     text = on_rank_zero(comm, _checked_text, numbers, figure)
     folder = Path(folder)
     on_rank_zero(comm, lambda: folder.mkdir(parents=True, exist_ok=True))
@@ -93,6 +88,11 @@ def save_results(
     on_rank_zero(comm, _write_text, folder / "results.json", text)
     on_rank_zero(comm, _write_figure, folder / "figure.png", figure)
     return folder
+
+
+def _check(networks: Any, fields: Any) -> None:
+    _check_networks(networks)
+    _check_fields(fields)
 
 
 def _check_networks(networks: Any) -> None:
@@ -218,12 +218,8 @@ def _write_fields(folder: Path, fields: Sequence[fd.Function], comm: MPI.Comm) -
 
 def _write_vtk(path: Path, fields: Sequence[fd.Function], comm: MPI.Comm) -> None:
     """Write all ranks' files; the failure of one rank is raised on all."""
-    failure = None
-    try:
-        fd.VTKFile(str(path)).write(*fields)
-    except Exception as error:
-        failure = error
-    raise_on_all_ranks(comm, failure, "save_results: another rank could not write its fields.")
+    elsewhere = "save_results: another rank could not write its fields."
+    on_all_ranks(comm, lambda: fd.VTKFile(str(path)).write(*fields), elsewhere=elsewhere)
 
 
 def _exchange_folder(new: Path, place: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,24 @@ class Direction:
             self.change.assign(values.reshape(self.of.ufl_shape))
         else:
             self.change.assign(value)
+
+
+def set_directions(directions: Mapping[Any, Direction], dots: Mapping[Any, Any]) -> list[Direction]:
+    """Take a change of each value that has one; the directions that move.
+
+    Parameters
+    ----------
+    directions
+        Of each value.
+    dots
+        Value to change; ``None``, or nothing, for none.
+    """
+    moving = []
+    for source, direction in directions.items():
+        if dots.get(source) is not None:
+            direction.assign(dots[source])
+            moving.append(direction)
+    return moving
 
 
 def derivative(f: Any, of: Any, change: Any) -> Any:

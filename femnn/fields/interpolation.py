@@ -25,6 +25,7 @@ from femnn.fields.derivatives import (
     constant_gradient,
     derivative,
     entry_derivative,
+    set_directions,
 )
 from femnn.fields.matrices import times_columns
 from femnn.parallel import all_ranks, sum_over_ranks
@@ -103,12 +104,7 @@ class Interpolated:
     @no_annotations
     def direction(self, dots: Mapping[Any, Any]) -> list[Direction]:
         """Take changes of dependencies; those that move."""
-        moving = []
-        for source, direction in self._directions.items():
-            if dots.get(source) is not None:
-                direction.assign(dots[source])
-                moving.append(direction)
-        return moving
+        return set_directions(self._directions, dots)
 
     @no_annotations
     def change(self, moving: Sequence[Direction]) -> fd.Function | None:

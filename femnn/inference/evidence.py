@@ -16,7 +16,7 @@ from femnn.autograd.values import array_of, like
 from femnn.inference.posterior import LaplacePosterior
 from femnn.inference.prior import GaussianPrior
 from femnn.inference.terms import Expansion, Terms, residuals_of
-from femnn.parallel import any_rank, raise_on_all_ranks
+from femnn.parallel import any_rank, on_all_ranks
 from femnn.tape.model import blocks_behind
 from femnn.tape.squares import SumOfSquares
 from femnn.training.fit import fit
@@ -138,14 +138,8 @@ def _asks_to_stop(
     comm: MPI.Comm, callback: Callable[[LaplacePosterior], Any], posterior: LaplacePosterior
 ) -> bool:
     """Whether the callback ends the rounds on any rank.  Collective."""
-    stop, failure = False, None
-    try:
-        stop = bool(callback(posterior))
-    except Exception as error:
-        failure = error
     elsewhere = "fit_with_evidence: the callback raised an error on another rank: see its message."
-    raise_on_all_ranks(comm, failure, elsewhere)
-    return any_rank(comm, stop)
+    return any_rank(comm, on_all_ranks(comm, callback, posterior, elsewhere=elsewhere))
 
 
 class Unknown:

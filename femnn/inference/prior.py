@@ -6,11 +6,11 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
-from pyadjoint import AdjFloat, Block
+from pyadjoint import AdjFloat
 from pyadjoint.tape import annotate_tape
 
-from femnn.autograd.values import array_of
-from femnn.tape.nodes import add_dependencies
+from femnn.tape.numbers import numbers_of
+from femnn.tape.sums import EntrywiseSum
 from femnn.tape.vector import recorded
 from femnn.tape.weights import Weights
 
@@ -159,7 +159,7 @@ class GaussianPrior:
         """
         if annotate_tape():
             return recorded(PriorBlock(self))
-        return AdjFloat(self.value(_flat(self.control)))
+        return AdjFloat(self.value(numbers_of(self.control)))
 
     def value(self, entries: np.ndarray) -> float:
         """The energy at given entries.
@@ -184,7 +184,7 @@ class GaussianPrior:
         return f"GaussianPrior({known})"
 
 
-class PriorBlock(Block):
+class PriorBlock(EntrywiseSum):
     """The energy of a prior, with the precisions that it has when it is evaluated.
 
     Parameters
@@ -194,69 +194,20 @@ class PriorBlock(Block):
     """
 
     def __init__(self, prior: GaussianPrior):
-        super().__init__()
+        super().__init__(prior.control)
         self.prior = prior
-        add_dependencies(self, [prior.control])
 
     def __str__(self) -> str:
         return "energy of a prior"
 
-    def hessian_columns(self, moving: dict[Any, np.ndarray], factor: float) -> dict:
-        """The precisions times changes in many directions; see :mod:`femnn.tape.columns`.
+    def total(self, x: np.ndarray) -> float:
+        return self.prior.value(x)
 
-        Parameters
-        ----------
-        moving
-            The control's node with its changes, shape ``(n, n_directions)``.
-        factor
-            The functional's derivative for the energy.
-        """
-        precision = factor * self.prior.of_entries()
-        return {bv: precision[:, None] * matrix for bv, matrix in moving.items()}
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        return self.prior.of_entries() * (x - self.prior.mean)
 
-    def recompute_component(
-        self, inputs: list, block_variable: Any, idx: int, prepared: Any
-    ) -> AdjFloat:
-        return AdjFloat(self.prior.value(_flat(inputs[0])))
-
-    def evaluate_adj_component(
-        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return _as_derivative(inputs[0], float(adj_inputs[0]) * self._slope(inputs))
-
-    def evaluate_tlm_component(
-        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> AdjFloat:
-        return AdjFloat(self._slope(inputs) @ _flat(tlm_inputs[0]))
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list,
-        hessian_inputs: list,
-        adj_inputs: list,
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: list,
-        prepared: Any = None,
-    ) -> Any:
-        change = float(hessian_inputs[0]) * self._slope(inputs)
-        direction = block_variable.tlm_value
-        if direction is not None and adj_inputs[0] is not None:
-            change = change + float(adj_inputs[0]) * self.prior.of_entries() * _flat(direction)
-        return _as_derivative(inputs[0], change)
-
-    def _slope(self, inputs: list) -> np.ndarray:
-        return self.prior.of_entries() * (_flat(inputs[0]) - self.prior.mean)
-
-
-def _flat(value: Any) -> np.ndarray:
-    """Weights, or a Constant of any shape, as a row of numbers."""
-    return value.vector if isinstance(value, Weights) else array_of(value).ravel()
-
-
-def _as_derivative(value: Any, gradient: np.ndarray) -> Any:
-    """An adjoint value, as the tape adds them up."""
-    return value.like(gradient) if isinstance(value, Weights) else gradient.reshape(value.ufl_shape)
+    def bend(self, x: np.ndarray) -> np.ndarray:
+        return self.prior.of_entries()
 
 
 def _grouped(control: Any, groups: str) -> tuple[tuple[str, ...], np.ndarray]:
@@ -264,7 +215,7 @@ def _grouped(control: Any, groups: str) -> tuple[tuple[str, ...], np.ndarray]:
     if groups not in GROUPS:
         raise ValueError(f"GaussianPrior got groups={groups!r}: wanted one of {list(GROUPS)}.")
     if isinstance(control, fd.Constant):
-        return (control.name,), np.zeros(array_of(control).size, dtype=int)
+        return (control.name,), np.zeros(len(numbers_of(control)), dtype=int)
     named = control.named_parameters()
     if not named:
         raise ValueError(
@@ -282,8 +233,10 @@ def _grouped(control: Any, groups: str) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _mean_of(control: Any, mean: Any) -> np.ndarray:
-    n = len(_flat(control))
-    array = np.asarray(_flat(mean) if isinstance(mean, (Weights, fd.Constant)) else mean, float)
+    n = len(numbers_of(control))
+    array = np.asarray(
+        numbers_of(mean) if isinstance(mean, (Weights, fd.Constant)) else mean, float
+    )
     shapes = {(), (n,), getattr(control, "ufl_shape", (n,))}
     if array.shape not in shapes or not np.isfinite(array).all():
         raise ValueError(

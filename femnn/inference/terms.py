@@ -18,6 +18,8 @@ from femnn.parallel import from_rank_zero, vector_from_rank_zero
 from femnn.tape.columns import gauss_newton_parts
 from femnn.tape.losses import Squares
 from femnn.tape.model import blocks_behind
+from femnn.tape.numbers import size_of
+from femnn.tape.shared import places_of
 from femnn.tape.squares import SumOfSquares
 from femnn.tape.weights import Weights
 from femnn.training.controls import ControlVector
@@ -160,23 +162,21 @@ class Terms:
 
     def parameter_places(self) -> dict[int, int]:
         """Where the entries of each parameter of a network begin, by the parameter's identity."""
-        found = {}
-        for place, control in zip(self.places, self.objects, strict=True):
-            start = place.start
-            for parameter in getattr(control, "parameters", []):
-                found[id(parameter)] = start
-                start += parameter.numel()
-        return found
+        return {
+            parameter: place.start + own.start
+            for place, control in zip(self.places, self.objects, strict=True)
+            if isinstance(control, Weights)
+            for parameter, own in places_of(control).items()
+        }
 
     def _size(self, control: Any) -> int:
-        if isinstance(control, Weights):
-            return len(control)
-        if isinstance(control, fd.Constant):
-            return int(np.prod(control.ufl_shape, dtype=int))
-        raise TypeError(
-            f"{self._who}: a control is a {type(control).__name__}: wanted weights of networks, "
-            "and Constants; make the ReducedFunctional of these."
-        )
+        size = size_of(control) if isinstance(control, (Weights, fd.Constant)) else None
+        if size is None:
+            raise TypeError(
+                f"{self._who}: a control is a {type(control).__name__}: wanted weights of "
+                "networks, and Constants; make the ReducedFunctional of these."
+            )
+        return size
 
     def _found(self, priors: list[GaussianPrior]) -> list[tuple[slice, GaussianPrior]]:
         """The priors of the controls, in the controls' order."""

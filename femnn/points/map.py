@@ -20,6 +20,7 @@ from femnn.fields.derivatives import (
     constant_gradient,
     derivative,
     entry_derivative,
+    set_directions,
 )
 from femnn.parallel import on_all_ranks, sum_over_ranks
 from femnn.points.network import NetworkAtPoints, NetworkDirection
@@ -80,12 +81,8 @@ class PointMap:
 
     def set_direction(self, dots: Sequence[Any], weights_dot: np.ndarray | None) -> list[Direction]:
         """Take a change of each dependency (``None`` for none); those that move.  Collective."""
-        fields = []
-        for dependency, dot in zip(self.dependencies, dots, strict=True):
-            if dot is not None:
-                direction = self._directions[dependency]
-                direction.assign(dot)
-                fields.append(direction)
+        given = dict(zip(self.dependencies, dots, strict=True))
+        fields = set_directions(self._directions, given)
         self.direction.set(fields, weights_dot)
         return fields
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
-from pyadjoint import AdjFloat, Block
+from pyadjoint import Block
 from pyadjoint.tape import annotate_tape, get_working_tape
 
 from femnn.tape.nodes import add_dependencies
+from femnn.tape.sums import EntrywiseSum
 
 OPERATORS: dict[str, Callable] = {
     "+": operator.add,
@@ -191,43 +192,17 @@ def _second(symbol: str, x: Any, y: Any) -> tuple[tuple[Any, Any], tuple[Any, An
     return (0.0, mixed), (mixed, 2.0 * x / y**3)
 
 
-class SquaredNormBlock(Block):
+class SquaredNormBlock(EntrywiseSum):
     """The sum of squared weights."""
-
-    def __init__(self, weights: Any):
-        super().__init__()
-        add_dependencies(self, [weights])
 
     def __str__(self) -> str:
         return "squared_norm(weights)"
 
-    def recompute_component(
-        self, inputs: list, block_variable: Any, idx: int, prepared: Any
-    ) -> AdjFloat:
-        return AdjFloat(inputs[0]._ad_dot(inputs[0]))
+    def total(self, x: np.ndarray) -> float:
+        return x @ x
 
-    def evaluate_adj_component(
-        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return inputs[0]._ad_mul(2.0 * adj_inputs[0])
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        return 2.0 * x
 
-    def evaluate_tlm_component(
-        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> AdjFloat:
-        return AdjFloat(2.0 * inputs[0]._ad_dot(tlm_inputs[0]))
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list,
-        hessian_inputs: list,
-        adj_inputs: list,
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: list,
-        prepared: Any = None,
-    ) -> Any:
-        change = inputs[0]._ad_mul(2.0 * hessian_inputs[0])
-        direction = block_variable.tlm_value
-        if direction is None or adj_inputs[0] is None:
-            return change
-        return change._ad_add(direction._ad_mul(2.0 * adj_inputs[0]))
+    def bend(self, x: np.ndarray) -> np.ndarray:
+        return np.full_like(x, 2.0)

@@ -7,7 +7,7 @@ owns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from pyadjoint.tape import stop_annotating
 from femnn.parallel import sum_over_ranks
 from femnn.tape.control import VectorControl
 from femnn.tape.model import largest_comm, values_behind
+from femnn.tape.numbers import FIELDS, numbers_of, size_of
 
 Changes = dict[Any, np.ndarray]  # of nodes
 T = TypeVar("T")
@@ -71,11 +72,7 @@ def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | 
         Shape ``(n, n)``, the same on every rank; ``None`` where the tape has no such matrix, or not
         cheaply.
     """
-    parts = gauss_newton_parts(J, controls, tape)
-    if parts is None:
-        return None
-    n = sum(size for c in Enlist(controls) if (size := _size(c.control)) is not None)
-    return sum((part.matrix for part in parts), np.zeros((n, n)))
+    return _swept(J, controls, tape, _Sweep.matrix)
 
 
 def gauss_newton_parts(J: AdjFloat, controls: Any, tape: Tape) -> list[Part] | None:
@@ -118,7 +115,7 @@ def _swept(value: Any, controls: Any, tape: Tape, result: Callable[[_Sweep], T])
     controls = list(Enlist(controls))
     if tape._checkpoint_manager is not None:
         return None
-    known = [_size(c.control) for c in controls]
+    known = [size_of(c.control) for c in controls]
     sizes = [size for size in known if size is not None]
     if len(sizes) < len(known):
         return None
@@ -150,6 +147,10 @@ class _Sweep:
             c.block_variable: np.eye(self._n)[start:end]
             for c, start, end in zip(controls, ends[:-1], ends[1:], strict=True)
         }
+
+    def matrix(self) -> np.ndarray:
+        """The matrix.  Collective."""
+        return sum((part.matrix for part in self.parts()), np.zeros((self._n, self._n)))
 
     def parts(self) -> list[Part]:
         """What each loss adds to the matrix.  Collective."""
@@ -205,16 +206,27 @@ class _Sweep:
     def _one_by_one(self, block: Block, moving: Changes) -> Changes:
         """The block's tangent-linear model, run for each direction."""
         outputs = block.get_outputs()
-        found: dict[Any, list[np.ndarray]] = {bv: [] for bv in outputs}
-        for column in range(self._n):
-            _set_changes(moving, column)
+
+        def run() -> list[np.ndarray]:
             for bv in outputs:
                 bv.tlm_value = None
             block.evaluate_tlm(markings=True)
-            for bv in outputs:
-                found[bv].append(_numbers_of(bv.tlm_value, bv.output))
-        _forget(moving)
-        return {bv: np.stack(columns, axis=1) for bv, columns in found.items()}
+            return [_change_of(bv.output, bv.tlm_value) for bv in outputs]
+
+        return dict(zip(outputs, self._columns(moving, run), strict=True))
+
+    def _columns(
+        self, moving: Changes, run: Callable[[], list[np.ndarray]]
+    ) -> Iterator[np.ndarray]:
+        """What ``run`` gives for each direction, side by side."""
+        found = []
+        for column in range(self._n):
+            for bv, matrix in moving.items():
+                bv.tlm_value = _value_of(matrix[:, column], bv.output)
+            found.append(run())
+        for bv in moving:
+            bv.tlm_value = bv.hessian_value = None
+        return (np.stack(columns, axis=1) for columns in zip(*found, strict=True))
 
     def _of_loss(self, block: Block) -> np.ndarray:
         """The second derivatives of one loss, between the changes of what it depends on."""
@@ -232,19 +244,17 @@ class _Sweep:
     def _bent(self, block: Block, moving: Changes) -> Changes:
         """The loss's Hessian times each direction's change, for each dependency."""
         (node,) = block.get_outputs()
-        found: dict[Any, list[np.ndarray]] = {bv: [] for bv in moving}
         if hasattr(block, "hessian_columns"):
             return block.hessian_columns(moving, float(node.adj_value))
-        for column in range(self._n):
-            _set_changes(moving, column)
+
+        def run() -> list[np.ndarray]:
             for bv in moving:
                 bv.hessian_value = None
             node.hessian_value = 0.0
             block.evaluate_hessian(markings=True)
-            for bv in moving:
-                found[bv].append(_numbers_of(bv.hessian_value, bv.output))
-        _forget(moving)
-        return {bv: np.stack(columns, axis=1) for bv, columns in found.items()}
+            return [_change_of(bv.output, bv.hessian_value) for bv in moving]
+
+        return dict(zip(moving, self._columns(moving, run), strict=True))
 
 
 def _counts(block: Block) -> bool:
@@ -264,26 +274,7 @@ def _are_numbers(nodes: Sequence[Any]) -> bool:
 
 
 def _is_field(value: Any) -> bool:
-    return isinstance(value, (fd.Function, fd.Cofunction))
-
-
-def _size(control: Any) -> int | None:
-    """How many numbers a control is, where all ranks have them."""
-    if isinstance(control, VectorControl):
-        return len(control.vector)
-    if isinstance(control, fd.Constant):
-        return int(np.prod(control.ufl_shape, dtype=int))
-    return None
-
-
-def _set_changes(moving: Changes, column: int) -> None:
-    for bv, matrix in moving.items():
-        bv.tlm_value = _value_of(matrix[:, column], bv.output)
-
-
-def _forget(moving: Changes) -> None:
-    for bv in moving:
-        bv.tlm_value = bv.hessian_value = None
+    return isinstance(value, FIELDS)
 
 
 def _value_of(numbers: np.ndarray, like: Any) -> Any:
@@ -296,33 +287,21 @@ def _value_of(numbers: np.ndarray, like: Any) -> Any:
         return AdjFloat(numbers[0])
     if not _is_field(like):
         raise NoColumns
-    field = type_of(like)(like.function_space())
+    kind = fd.Cofunction if isinstance(like, fd.Cofunction) else fd.Function
+    field = kind(like.function_space())
     with field.dat.vec_wo as vector:
         vector.array[:] = numbers
     return field
 
 
-def type_of(field: Any) -> Callable[[Any], Any]:
-    """Function or Cofunction."""
-    return fd.Cofunction if isinstance(field, fd.Cofunction) else fd.Function
+def _change_of(value: Any, change: Any) -> np.ndarray:
+    """A change of a value, ``None`` for none, as numbers."""
+    return np.zeros(_length_of(value)) if change is None else numbers_of(change)
 
 
-def _numbers_of(value: Any, like: Any) -> np.ndarray:
-    """A change of a value, or its Hessian's product, as numbers."""
-    if isinstance(value, VectorControl):
-        return value.vector.copy()
-    if isinstance(value, (fd.Function, fd.Cofunction)):
+def _length_of(value: Any) -> int:
+    if _is_field(value):
         with value.dat.vec_ro as vector:
-            return vector.array_r.copy()
-    if isinstance(value, fd.Constant):
-        return np.array(value.dat.data_ro, dtype=float).ravel()
-    if value is None:
-        return np.zeros(_length_of(like))
-    return np.asarray(value, dtype=float).ravel()
-
-
-def _length_of(like: Any) -> int:
-    if _is_field(like):
-        with like.dat.vec_ro as vector:
             return vector.local_size
-    return len(like) if isinstance(like, VectorControl) else int(_size(like) or 1)
+    size = size_of(value)
+    return 1 if size is None else size

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from petsc4py import PETSc
 from pyadjoint.overloaded_type import OverloadedType
 
-from femnn.parallel import vector_from_rank_zero
 from femnn.tape import taosolver as taosolver  # users of such controls can use TAOSolver
+from femnn.tape.petsc import OnRankZero
 
 
 class VectorControl(OverloadedType):
@@ -61,17 +60,14 @@ class VectorControl(OverloadedType):
 
     def _ad_to_petsc(self, vec: Any = None) -> Any:
         """All entries on rank 0: a PETSc vector has each entry once."""
+        entries = OnRankZero(self.comm, len(self.vector))
         if vec is None:
-            mine = len(self.vector) if self.comm.rank == 0 else 0
-            comm: Any = self.comm
-            vec = PETSc.Vec().createMPI((mine, len(self.vector)), comm=comm)
-        local = vec.array_w  # on every rank, so that all know that the vector has changed
-        local[...] = self.vector[: len(local)]
+            return entries.new(self.vector)
+        entries.write(vec, self.vector)
         return vec
 
     def _ad_from_petsc(self, vec: Any) -> None:
-        mine = vec.array_r if vec.getLocalSize() else np.empty(len(self.vector))
-        self.assign(vector_from_rank_zero(self.comm, mine))
+        self.assign(OnRankZero(self.comm, len(self.vector)).read(vec))
 
     @staticmethod
     def _ad_assign_numpy(dst: Any, src: np.ndarray, offset: int) -> tuple[Any, int]:

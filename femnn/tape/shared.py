@@ -48,11 +48,12 @@ Common = list[tuple[slice, slice]]
 
 def _common(weights: Any, other: Any) -> Common:
     """Where the parameters that both have lie in the first and in the second vector."""
-    mine, theirs = _places(weights), _places(other)
+    mine, theirs = places_of(weights), places_of(other)
     return [(mine[key], theirs[key]) for key in mine if key in theirs]
 
 
-def _places(weights: Any) -> dict[int, slice]:
+def places_of(weights: Any) -> dict[int, slice]:
+    """Where each parameter of a network lies in its weights, by the parameter's identity."""
     ends = np.cumsum([p.numel() for p in weights.parameters])
     return {
         id(p): slice(int(end) - p.numel(), int(end))

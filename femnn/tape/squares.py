@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pyadjoint import AdjFloat, Block, Tape
+from pyadjoint import AdjFloat, Tape
 from pyadjoint.tape import annotate_tape
 
 from femnn.tape.losses import Loss, Squares
 from femnn.tape.model import blocks_behind
-from femnn.tape.nodes import add_dependencies
+from femnn.tape.sums import EntrywiseSum
 from femnn.tape.vector import Vector, recorded
 
 
@@ -57,7 +57,7 @@ def squares_behind(functional: Any, tape: Tape) -> list[SumOfSquares]:
     return [b for b in blocks_behind(functional, tape) if isinstance(b, SumOfSquares)]
 
 
-class SumOfSquares(Block):
+class SumOfSquares(EntrywiseSum):
     """Half the sum of squared residuals, or the sum of their losses.
 
     A Gauss-Newton method takes the residuals and their tangent-linear values from :attr:`node`,
@@ -80,79 +80,21 @@ class SumOfSquares(Block):
     """
 
     def __init__(self, residuals: Vector, loss: Loss, density: Density | None = None):
-        super().__init__()
+        super().__init__(residuals)
         self.loss = loss
         self.density = density or Density(constant=0.5 * len(residuals) * np.log(2 * np.pi))
-        self._second = loss.bend
-        add_dependencies(self, [residuals])
 
     def __str__(self) -> str:
         return "sum of squares"
 
-    @property
-    def node(self) -> Any:
-        """The tape's node of the residuals."""
-        return self.get_dependencies()[0]
+    def total(self, x: np.ndarray) -> float:
+        return self.loss.value(x).sum()
 
-    def curvature(self) -> np.ndarray:
-        """The residuals' weights in Gauss-Newton's matrix, at their present values.
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        return self.loss.slope(x)
 
-        Returns
-        -------
-        numpy.ndarray
-            Not negative, shape ``(n_residuals,)``, the same on every rank; one for squares.
-        """
-        return self.loss.weight(self.node.saved_output.vector)
+    def bend(self, x: np.ndarray) -> np.ndarray:
+        return self.loss.bend(x)
 
-    def evaluate_gauss_newton(self, markings: bool = False) -> None:
-        """As ``evaluate_hessian``, with :meth:`curvature` for the loss's second derivative."""
-        self._second = self.loss.weight
-        try:
-            self.evaluate_hessian(markings=markings)
-        finally:
-            self._second = self.loss.bend
-
-    def hessian_columns(self, moving: dict[Any, np.ndarray], factor: float) -> dict:
-        """:meth:`curvature` times changes in many directions; see :mod:`femnn.tape.columns`.
-
-        Parameters
-        ----------
-        moving
-            The residuals' node with its changes, shape ``(n_residuals, n)``.
-        factor
-            The functional's derivative for this sum.
-        """
-        weights = factor * self.curvature()
-        return {bv: weights[:, None] * matrix for bv, matrix in moving.items()}
-
-    def recompute_component(
-        self, inputs: list, block_variable: Any, idx: int, prepared: Any
-    ) -> AdjFloat:
-        return AdjFloat(self.loss.value(inputs[0].vector).sum())
-
-    def evaluate_adj_component(
-        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> Vector:
-        return inputs[0].like(float(adj_inputs[0]) * self.loss.slope(inputs[0].vector))
-
-    def evaluate_tlm_component(
-        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> AdjFloat:
-        return AdjFloat(self.loss.slope(inputs[0].vector) @ tlm_inputs[0].vector)
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list,
-        hessian_inputs: list,
-        adj_inputs: list,
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: list,
-        prepared: Any = None,
-    ) -> Vector:
-        r = inputs[0].vector
-        change = float(hessian_inputs[0]) * self.loss.slope(r)
-        direction = block_variable.tlm_value
-        if direction is not None and adj_inputs[0] is not None:
-            change = change + float(adj_inputs[0]) * self._second(r) * direction.vector
-        return inputs[0].like(change)
+    def weight(self, x: np.ndarray) -> np.ndarray:
+        return self.loss.weight(x)

@@ -11,7 +11,7 @@ from pyadjoint.tape import annotate_tape, get_working_tape
 
 from femnn.tape.arithmetic import VectorArithmetic
 from femnn.tape.control import VectorControl
-from femnn.tape.nodes import add_dependencies
+from femnn.tape.sums import EntrywiseSum
 
 
 class Vector(VectorArithmetic, VectorControl):
@@ -127,46 +127,20 @@ def recorded(block: Block) -> Any:
     return value
 
 
-class TotalBlock(Block):
+class TotalBlock(EntrywiseSum):
     """The sum of a vector's numbers."""
-
-    def __init__(self, vector: Vector):
-        super().__init__()
-        add_dependencies(self, [vector])
 
     def __str__(self) -> str:
         return "sum"
 
-    def recompute_component(
-        self, inputs: list, block_variable: Any, idx: int, prepared: Any
-    ) -> AdjFloat:
-        return AdjFloat(inputs[0].vector.sum())
+    def total(self, x: np.ndarray) -> float:
+        return x.sum()
 
-    def evaluate_adj_component(
-        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> Vector:
-        return _everywhere(inputs[0], adj_inputs[0])
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        return np.ones_like(x)
 
-    def evaluate_tlm_component(
-        self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> AdjFloat:
-        return AdjFloat(tlm_inputs[0].vector.sum())
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list,
-        hessian_inputs: list,
-        adj_inputs: list,
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: list,
-        prepared: Any = None,
-    ) -> Vector:
-        return _everywhere(inputs[0], hessian_inputs[0])
-
-
-def _everywhere(like: Vector, number: float) -> Vector:
-    return like.like(np.full(len(like), float(number)))
+    def bend(self, x: np.ndarray) -> np.ndarray:
+        return np.zeros_like(x)
 
 
 def _read_only(vector: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from femnn.parallel import raise_on_all_ranks, vector_from_rank_zero
+from femnn.parallel import on_all_ranks, vector_from_rank_zero
 from femnn.training.kinds import Kind
 
 
@@ -55,16 +55,8 @@ def bounds_of(kinds: Sequence[Kind], bounds: Any, comm: MPI.Comm) -> Bounds:
     RuntimeError
         On the ranks where the bounds are right, if they are not on another.
     """
-    sides, failure = [], None
-    try:
-        pairs = _pairs(bounds, len(kinds))
-        sides = [
-            [_own(kind, bound, empty) for kind, bound in zip(kinds, side, strict=True)]
-            for side, empty in zip(zip(*pairs, strict=True), (-np.inf, np.inf), strict=True)
-        ]
-    except (TypeError, ValueError) as error:
-        failure = error
-    raise_on_all_ranks(comm, failure, "fit: another rank got bounds that cannot be used.")
+    elsewhere = "fit: another rank got bounds that cannot be used."
+    sides = on_all_ranks(comm, _own_sides, kinds, bounds, elsewhere=elsewhere)
     lower, upper = (
         [kind.gather(own) for kind, own in zip(kinds, side, strict=True)] for side in sides
     )
@@ -74,6 +66,15 @@ def bounds_of(kinds: Sequence[Kind], bounds: Any, comm: MPI.Comm) -> Bounds:
     for kind, low, high in zip(kinds, lower, upper, strict=True):
         _check(kind, low, high)
     return Bounds(np.concatenate(lower), np.concatenate(upper))
+
+
+def _own_sides(kinds: Sequence[Kind], bounds: Any) -> list[list[np.ndarray]]:
+    """What this rank has of all lower and of all upper bounds."""
+    sides = zip(*_pairs(bounds, len(kinds)), strict=True)
+    return [
+        [_own(kind, bound, empty) for kind, bound in zip(kinds, side, strict=True)]
+        for side, empty in zip(sides, (-np.inf, np.inf), strict=True)
+    ]
 
 
 def _pairs(bounds: Any, count: int) -> list[tuple[Any, Any]]:

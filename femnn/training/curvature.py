@@ -28,22 +28,17 @@ class Curvature:
     ----------
     exact : bool
         Whether products are with the whole Hessian.
-    products : int
-        How many were made, each a tangent-linear and an adjoint run of the model, with the whole
-        Hessian twice as much.
     """
 
     def __init__(self, loss: Loss, coordinates: Coordinates):
         self._loss, self._coordinates = loss, coordinates
         self.exact = False
-        self.products = 0
         self._has_matrix = len(loss.controls) <= LARGEST and loss.controls.metric.is_euclids
 
     def __call__(self, direction: np.ndarray) -> np.ndarray:
         """The product with a direction, shape ``(n,)``.  Collective."""
         loss, controls = self._loss, self._loss.controls
         loss.return_to_last(derivative=self.exact)
-        self.products += 1
         Jhat, change = loss.Jhat, controls.values(self._coordinates.direction(direction))
         if self.exact:
             product = Jhat.hessian(change)

@@ -9,10 +9,10 @@ import numpy as np
 from petsc4py import PETSc
 
 from femnn.parallel import from_rank_zero
+from femnn.tape.petsc import OnRankZero
 from femnn.training.coordinates import Coordinates
 from femnn.training.curvature import Curvature
 from femnn.training.run import Run
-from femnn.training.vectors import OnRankZero
 
 
 class Hessian:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from femnn.parallel import any_rank, raise_on_all_ranks
+from femnn.parallel import any_rank, on_all_ranks
 from femnn.training.history import Progress, Step
 from femnn.training.interruption import Interruption
 from femnn.training.loss import Loss
@@ -214,15 +214,11 @@ class Run:
         assert self._callback is not None
         controls = self.loss.controls
         controls.write(vector)
-        stop, failure = False, None
-        try:
-            stop = bool(self._callback(step, controls.weights_of(vector)))
-        except StopIteration:  # as SciPy's callbacks say it
-            stop = True
-        except Exception as error:
-            failure = error
         elsewhere = "fit: the callback raised an error on another rank: see that rank's message."
-        raise_on_all_ranks(self._comm, failure, elsewhere)
+        weights = controls.weights_of(vector)
+        stop = on_all_ranks(
+            self._comm, _asks_to_stop, self._callback, step, weights, elsewhere=elsewhere
+        )
         return any_rank(self._comm, stop)
 
     def _rejected(self, why: str) -> None:
@@ -244,3 +240,10 @@ class Run:
             seconds=time.monotonic() - self._began,
             history=self.history,
         )
+
+
+def _asks_to_stop(callback: Callback, step: Step, weights: np.ndarray) -> bool:
+    try:
+        return bool(callback(step, weights))
+    except StopIteration:  # as SciPy's callbacks say it
+        return True

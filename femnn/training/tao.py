@@ -12,11 +12,11 @@ import numpy as np
 from petsc4py import PETSc
 from petsctools import OptionsManager, flatten_parameters
 
+from femnn.tape.petsc import OnRankZero
 from femnn.training.coordinates import Coordinates
 from femnn.training.hessian import Hessian
 from femnn.training.result import Outcome
 from femnn.training.run import Optimiser, Run
-from femnn.training.vectors import OnRankZero
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import ufl
 
-from femnn.fields.derivatives import Direction, along
+from femnn.fields.derivatives import Direction, along, set_directions
 from femnn.fields.kept import KeptForms
 from femnn.points.network import NetworkDirection
 from femnn.variational.network import PrivateNetwork
@@ -52,11 +52,7 @@ class Motion:
             The rank's part of the change of each network's product of the cotangent with the
             weights' Jacobian.
         """
-        fields = []
-        for source, direction in self._fields.items():
-            if dots.get(source) is not None:
-                direction.assign(dots[source])
-                fields.append(direction)
+        fields = set_directions(self._fields, dots)
         self._moving = list(fields)
         given = [None] * len(self._networks) if cotangents is None else cotangents
         changes: list[np.ndarray | float] = []

@@ -8,24 +8,11 @@ from mpi4py import MPI
 
 import femnn
 from femnn.parallel import on_rank_zero
-from tests.verification.derivatives import Recording
+from tests.unit.models import law
+from tests.verification.derivatives import Recording, model
 from tests.verification.test_derivatives import check, measured
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
-
-
-def law():
-    return femnn.MLP(1, 6, 1, output="softplus", seed=1)
-
-
-def model(*names):
-    """A functional of what a boundary condition's values are made of, for ``Recording``."""
-
-    def mark(function):
-        function.controls, function.seed = names, 0
-        return function
-
-    return mark
 
 
 def diffusion(V, conditions, power=2):

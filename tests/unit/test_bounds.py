@@ -1,5 +1,7 @@
 """Variational inequalities: derivatives at solutions with unknowns at their bounds."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from firedrake import *
@@ -10,6 +12,8 @@ from mpi4py import MPI
 import femnn
 from femnn.coefficient.coefficient import neural_coefficients
 from femnn.parallel import on_rank_zero
+from tests.unit import models
+from tests.unit.models import law
 from tests.unit.solves.test_multigrid import MG, P1PC
 from tests.verification.derivatives import Point, dot_of, numbers_of
 
@@ -17,13 +21,7 @@ TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-13}
 METHODS = ["vinewtonrsls", "vinewtonssls"]
 
 
-def law(n_inputs=1, seed=1):
-    return femnn.MLP(n_inputs, 6, 1, output="softplus", seed=seed)
-
-
-def square(comm, n=8):
-    V = FunctionSpace(UnitSquareMesh(n, n - 1, comm=comm), "CG", 1)
-    return V, Function(V, name="u"), TestFunction(V), *SpatialCoordinate(V.mesh())
+square = partial(models.square, n=8)
 
 
 def unbounded(V, sign=1):

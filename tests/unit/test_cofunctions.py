@@ -8,30 +8,11 @@ from mpi4py import MPI
 
 import femnn
 from femnn.parallel import on_rank_zero
+from tests.unit.models import law, square
+from tests.unit.solves.diffusion import LU, TIGHT
 from tests.unit.solves.test_multigrid import FAS, P1PC
-from tests.verification.derivatives import Recording
+from tests.verification.derivatives import Recording, model
 from tests.verification.test_derivatives import check, measured
-
-TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
-LU = {"ksp_type": "preonly", "pc_type": "lu", **TIGHT}
-
-
-def law(n_inputs=1, seed=1):
-    return femnn.MLP(n_inputs, 6, 1, output="softplus", seed=seed)
-
-
-def model(*names, seed=0):
-    def mark(function):
-        function.controls, function.seed = names, seed
-        return function
-
-    return mark
-
-
-def square(comm, n=6):
-    mesh = UnitSquareMesh(n, n - 1, comm=comm)
-    V = FunctionSpace(mesh, "CG", 1)
-    return V, Function(V, name="u"), TestFunction(V), *SpatialCoordinate(mesh)
 
 
 @model("weights", "f", "q", "r", "s")

@@ -1,5 +1,7 @@
 """Conditions that are equations of their own on a part of the boundary."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from firedrake import *
@@ -8,27 +10,13 @@ from mpi4py import MPI
 
 import femnn
 from femnn.parallel import on_rank_zero
+from tests.unit import models
+from tests.unit.models import law
 from tests.unit.solves.diffusion import TIGHT
-from tests.verification.derivatives import Recording
+from tests.verification.derivatives import Recording, model
 from tests.verification.test_derivatives import check, measured
 
-
-def law(n_inputs=1, seed=1):
-    return femnn.MLP(n_inputs, 6, 1, output="softplus", seed=seed)
-
-
-def model(*names, seed=0):
-    def mark(function):
-        function.controls, function.seed = names, seed
-        return function
-
-    return mark
-
-
-def square(comm, n=5, degree=1):
-    mesh = UnitSquareMesh(n, n - 1, comm=comm)
-    V = FunctionSpace(mesh, "CG", degree)
-    return V, Function(V, name="u"), TestFunction(V), *SpatialCoordinate(mesh)
+square = partial(models.square, n=5)
 
 
 @model("inside", "law", "f", "c", "g", "h", seed=3)

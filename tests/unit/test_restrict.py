@@ -7,28 +7,11 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
+from tests.unit.models import law, square
 from tests.unit.solves.diffusion import LU, TIGHT, recorded_blocks
 from tests.unit.solves.test_multigrid import FAS, MG
-from tests.verification.derivatives import Recording
+from tests.verification.derivatives import Recording, model
 from tests.verification.test_derivatives import check, measured
-
-
-def law(n_inputs=1):
-    return femnn.MLP(n_inputs, 6, 1, output="softplus", seed=1)
-
-
-def model(*names, seed=0):
-    def mark(function):
-        function.controls, function.seed = names, seed
-        return function
-
-    return mark
-
-
-def square(comm, n=6):
-    mesh = UnitSquareMesh(n, n - 1, comm=comm)
-    V = FunctionSpace(mesh, "CG", 1)
-    return V, Function(V, name="u"), TestFunction(V), *SpatialCoordinate(mesh)
 
 
 @model("weights", "f", "g", "c", seed=1)

@@ -11,12 +11,12 @@ from mpi4py import MPI
 from pyadjoint.optimization.tao_solver import TAOConvergenceError
 
 import femnn
+from femnn.tape.petsc import OnRankZero
 from femnn.training.coordinates import Coordinates
 from femnn.training.hessian import Hessian
 from femnn.training.run import Run
 from femnn.training.settings import Settings
 from femnn.training.tao import TAO, TYPES
-from femnn.training.vectors import OnRankZero
 
 SECOND = [kind.name for kind in TYPES if kind.radius]
 BOUNDED = [kind.name for kind in TYPES if kind.takes_bounds]

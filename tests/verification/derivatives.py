@@ -50,6 +50,25 @@ class Point:
         return [d._ad_mul(0.5)._ad_add(value) for d, value in pairs]
 
 
+def model(*names: str, seed: int = 0) -> Callable:
+    """Say of a function that records a model what :class:`Recording` asks.
+
+    Parameters
+    ----------
+    *names
+        Of the controls that it returns.
+    seed
+        Of points and directions for weights: one for which the functional's second and third
+        derivative are not nearly zero, as an order cannot be seen then.
+    """
+
+    def mark(function):
+        function.controls, function.seed = names, seed
+        return function
+
+    return mark
+
+
 class Recording:
     """A model on a tape of its own, which several tests can use.  Collective.
 

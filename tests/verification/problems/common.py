@@ -4,26 +4,18 @@ from collections.abc import Callable
 
 from firedrake import *
 
+from tests.verification.derivatives import model
+
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
 PROBLEMS: list[Callable] = []
 
 
 def controls(*names: str, seed: int = 0):
-    """Add a function to the problems.
-
-    Parameters
-    ----------
-    *names
-        Of the controls that it returns.
-    seed
-        Of points and directions for weights: one for which the functional's second and third
-        derivative are not nearly zero, as an order cannot be seen then.
-    """
+    """Add a function to the problems; parameters as for ``derivatives.model``."""
 
     def add(function):
         function.place = function.__module__.rpartition(".")[2]
-        function.controls, function.seed = names, seed
-        PROBLEMS.append(function)
+        PROBLEMS.append(model(*names, seed=seed)(function))
         return function
 
     return add

@@ -1,0 +1,33 @@
+"""Values on the tape as rows of numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+
+from femnn.tape.control import VectorControl
+
+FIELDS = (fd.Function, fd.Cofunction)
+
+
+def numbers_of(value: Any) -> np.ndarray:
+    """A copy of a value's numbers in one row; of a field those that the rank owns."""
+    if isinstance(value, VectorControl):
+        return value.vector.copy()
+    if isinstance(value, FIELDS):
+        with value.dat.vec_ro as vector:
+            return vector.array_r.copy()
+    if isinstance(value, fd.Constant):
+        return np.array(value.dat.data_ro, dtype=float).ravel()
+    return np.asarray(value, dtype=float).ravel()
+
+
+def size_of(value: Any) -> int | None:
+    """How many numbers weights, a vector or a Constant are; ``None`` for all else."""
+    if isinstance(value, VectorControl):
+        return len(value.vector)
+    if isinstance(value, fd.Constant):
+        return int(np.prod(value.ufl_shape, dtype=int))
+    return None
