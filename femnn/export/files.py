@@ -112,7 +112,7 @@ def save(
             f"was written to {path}. Where each rank has a network of its own, give each a path of "
             "its own and comm=MPI.COMM_SELF."
         )
-    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    bad = _not_finite(state)
     if bad:
         raise ValueError(
             f"save: the network's {', '.join(bad)} holds NaN or infinity, nothing was written to "
@@ -193,15 +193,19 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             f"load: {path} has the format {header.get('format')!r}, wanted {FORMAT!r}: it was not "
             "written by femnn.save."
         )
-    if header.get("checksum", _checksum(state)) != _checksum(state):
+    if "checksum" in header and header["checksum"] != _checksum(state):
         raise ValueError(
             f"load: {path} is damaged: its weights are not those that were saved. Use another copy "
             "of it."
         )
-    bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    bad = _not_finite(state)
     if bad:
         raise ValueError(f"load: {path} holds NaN or infinity in {', '.join(bad)}.")
     return header, state
+
+
+def _not_finite(state: dict[str, torch.Tensor]) -> list[str]:
+    return [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
 
 
 def _checksum(state: dict[str, torch.Tensor]) -> str:

@@ -20,7 +20,7 @@ from femnn.tape.losses import Squares
 from femnn.tape.model import blocks_behind
 from femnn.tape.numbers import size_of
 from femnn.tape.shared import places_of
-from femnn.tape.squares import SumOfSquares
+from femnn.tape.squares import SumOfSquares, squares_behind
 from femnn.tape.weights import Weights
 from femnn.training.controls import ControlVector
 from femnn.training.loss import check_functional
@@ -84,10 +84,10 @@ class Terms:
         self.objects = [c.control for c in Enlist(Jhat.controls)]
         ends = np.cumsum([0, *(self._size(c) for c in self.objects)])
         self.places = [slice(a, b) for a, b in pairwise(ends.tolist())]
-        blocks = list(blocks_behind(Jhat.functional, Jhat.tape))
-        self.data = [b for b in blocks if isinstance(b, SumOfSquares)]
+        self.data = squares_behind(Jhat.functional, Jhat.tape)
         if not self.data:
             raise ValueError(f"{who}: the functional has no misfit of Observations: {WANTED}.")
+        blocks = blocks_behind(Jhat.functional, Jhat.tape)
         self.priors = self._found([b.prior for b in blocks if isinstance(b, PriorBlock)])
 
     @property
