@@ -9,7 +9,7 @@ import ufl
 from pyadjoint.tape import annotate_tape
 
 from femnn.coefficient.coefficient import neural_coefficients
-from femnn.coefficient.forms import check_interpolated, prepared
+from femnn.coefficient.forms import prepared
 from femnn.coefficient.functionals import value_and_record
 from femnn.coefficient.linear_forms import assemble_and_record
 from femnn.fields.copies import meshes_of
@@ -43,10 +43,9 @@ def assemble(form: Any, *args: Any, **kwargs: Any) -> Any:
     NotImplementedError
         If a coefficient stands under a derivative in space that it does not have.
     ValueError
-        If a measure's degree differs from a coefficient's.
+        If a measure's degree differs from a coefficient's, or values at quadrature points are
+        interpolated elsewhere.
     """
-    if isinstance(form, ufl.Interpolate):
-        check_interpolated(form)
     if isinstance(form, (ufl.Form, ufl.FormSum)):
         form = prepared(form, kwargs.get("form_compiler_parameters"))
         for coefficient in neural_coefficients(form):

@@ -21,8 +21,9 @@ from femnn.coefficient.rules import gradient, holds, reach_through
 from femnn.evaluation.evaluator import PointEvaluator
 from femnn.evaluation.interpolated import evaluator_for
 from femnn.fields.copies import CoordinateState, dependencies_of, version
+from femnn.fields.stamp import Stamp, Validity
 from femnn.networks.mlp import Gradient, Jacobian
-from femnn.parallel import all_ranks, on_all_ranks, range_over_ranks
+from femnn.parallel import on_all_ranks, range_over_ranks
 from femnn.points.block import EvaluationBlock
 from femnn.points.map import PointMap
 from femnn.points.operands import flatten, mesh_of
@@ -97,8 +98,7 @@ class NeuralCoefficient(ComputedFunction):
     The values (``kappa.dat``) are rank-local, one row for each quadrature point of a cell
     that the rank owns.  They are as of the last solve, :func:`femnn.assemble` or
     :meth:`update`; using them after weights or operands have changed is an error.
-    Firedrake's own variational solvers would take the values as they are: a law of the
-    unknown needs femnn's.
+    Firedrake's own variational solvers refuse a law of the unknown, which femnn's take.
 
     Between quadrature points there are no values: Firedrake's ``interpolate``, ``VTKFile`` and
     ``PointEvaluator`` refuse such a coefficient, and so does its ``assemble`` for ``grad(kappa)``,
@@ -153,7 +153,7 @@ class NeuralCoefficient(ComputedFunction):
         self.points, self.degree = points, points.degree
         self.weights = Weights.of(self.net, points.mesh.comm)
         self._moved = CoordinateState(points.mesh)
-        self._state: tuple | None = None
+        self._evaluated = Validity(points.mesh.comm)
         self.others: WeakValueDictionary[tuple, NeuralCoefficient] = WeakValueDictionary()
         super().__init__(space, name, self._evaluation)
 
@@ -202,7 +202,7 @@ class NeuralCoefficient(ComputedFunction):
         return self._like(evaluator_for(net, known.n_inputs, known.chunk_size), self.operands)
 
     def _check_present(self) -> None:
-        if self._state != self._present_state():
+        if not self._evaluated.holds_here(self._present_state()):
             raise RuntimeError(
                 f"the values of {self.name()} are out of date: its weights or operands have "
                 "changed since it was evaluated. Use femnn.assemble and femnn.solve for forms "
@@ -249,12 +249,12 @@ class NeuralCoefficient(ComputedFunction):
             If the weights are not finite.
         """
         self.weights.check_ranks(self.mesh.comm)
-        state = on_all_ranks(self.mesh.comm, self._present_state)
-        if not all_ranks(self.mesh.comm, self._state == state):
+        present = on_all_ranks(self.mesh.comm, self._present_state)
+        if not self._evaluated.holds(present):
             inputs = self.map.load()
             self.weights.check(self.weights.vector)
             self.points.fill(self.topological, self.map.values(inputs))
-            self._state = state
+            self._evaluated.note(present)
         return self
 
     @no_annotations
@@ -267,7 +267,7 @@ class NeuralCoefficient(ComputedFunction):
             Function on the same space.
         """
         self.topological.dat.data_wo[...] = values.dat.data_ro
-        self._state = self._present_state()
+        self._evaluated.note(self._present_state())
 
     @no_annotations
     def visited(self) -> np.ndarray:
@@ -333,13 +333,9 @@ class NeuralCoefficient(ComputedFunction):
         name = f"evaluate({self.name()})"
         return EvaluationBlock(self.map, self.weights, [self.function_space()], name)
 
-    def _present_state(self) -> tuple:
-        return (
-            self.weights.vector.tobytes(),
-            self.evaluator.version(),
-            self._moved(),
-            *(version(d) for d in self.dependencies),
-        )
+    def _present_state(self) -> Stamp:
+        own = self.weights.vector.tobytes(), self.evaluator.version(), self._moved()
+        return Stamp((*own, *map(version, self.dependencies)))
 
 
 reach_through(NeuralCoefficient)

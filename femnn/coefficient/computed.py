@@ -8,9 +8,11 @@ from functools import cached_property
 from typing import Any, NoReturn
 
 import firedrake as fd
+from firedrake.functionspaceimpl import WithGeometry
 from pyadjoint import Block
 from pyadjoint.tape import get_working_tape
 from pyop2 import op2
+from tsfc.fem import translate, translate_coefficient
 
 from femnn.tape.meshes import Coordinates, snapshots_of
 from femnn.tape.nodes import present_nodes
@@ -48,8 +50,14 @@ class ComputedFunction(fd.Function):
         Makes the tape's block of the present values.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> ComputedFunction:
-        """Pass over Firedrake's, which looks for a dual space in the first argument."""
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Pass over Firedrake's, which looks for a dual space in the first argument.
+
+        Of a space alone an ordinary Function is made: Firedrake's tape asks for one on the same
+        space by ``type(f)(space)``.
+        """
+        if len(args) == 1 and not kwargs and isinstance(args[0], WithGeometry):
+            return fd.Function(args[0])
         return object.__new__(cls)
 
     def __init__(self, space: Any, name: str, block: Callable[[], Block]):
@@ -156,11 +164,16 @@ class ComputedFunction(fd.Function):
 
     def _check_between(self, method: str) -> None:
         if not self.values_between:
-            raise NotImplementedError(
-                f"{self.name()}.{method}(): the values are at quadrature points, and between these "
-                "there are none. Make NeuralCoefficient(net, *operands, space=V), which has its "
-                f"values at V's nodes, or project: project({self.name()}.update(), V)."
-            )
+            raise NotImplementedError(f"{self.name()}.{method}(): {self.why_not_between}")
+
+    @property
+    def why_not_between(self) -> str:
+        """What to say and to advise where values between the points are asked for."""
+        return (
+            f"the values of {self.name()} are at quadrature points, and between these there are "
+            "none. Use NeuralCoefficient(net, *operands, space=V), which has its values at V's "
+            f"nodes, or project: project({self.name()}.update(), V)."
+        )
 
     def assign(self, *args: Any, **kwargs: Any) -> NoReturn:
         """No values are taken.
@@ -198,3 +211,17 @@ class ComputedFunction(fd.Function):
         blocks = get_working_tape().get_blocks()
         held = place < len(blocks) and blocks[place] is block and nodes == present
         return held and not snapshots_of(self.function_space().mesh()).differ(where)
+
+
+@translate.register(ComputedFunction)
+def _translated(values: ComputedFunction, *at: Any) -> Any:
+    """What tsfc writes for values in what is interpolated: in forms UFL's own symbols stand there.
+
+    A ``ValueError`` like tsfc's own: for others Firedrake projects a condition's value.
+    """
+    try:
+        return translate_coefficient(values, *at)
+    except (NotImplementedError, ValueError) as error:
+        if values.values_between:
+            raise
+        raise ValueError(f"interpolate (or a file, a plot): {values.why_not_between}") from error

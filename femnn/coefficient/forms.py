@@ -63,21 +63,16 @@ def _prepared(form: ufl.Form, parameters: Mapping | None) -> ufl.Form:
     return with_degrees(form, parameters)
 
 
-def check_interpolated(form: ufl.Interpolate) -> None:
-    """Refuse to interpolate values at quadrature points, between which there are none.
+def check_interpolated(expression: Any) -> None:
+    """Refuse values at quadrature points, between which there are none.
 
     Raises
     ------
     NotImplementedError
         If a coefficient stands there that has its values at quadrature points.
     """
-    for coefficient in _at_points(form):
-        name = coefficient.name()
-        raise NotImplementedError(
-            f"interpolate: the values of {name} are at quadrature points, and between these there "
-            "are none. Interpolate NeuralCoefficient(net, *operands, space=V), which has its "
-            f"values at V's nodes, or project: project({name}.update(), V)."
-        )
+    for coefficient in _at_points(expression):
+        raise NotImplementedError(f"interpolate: {coefficient.why_not_between}")
 
 
 def with_derivatives(form: ufl.Form) -> ufl.Form:

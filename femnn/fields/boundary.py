@@ -11,6 +11,7 @@ import firedrake as fd
 
 from femnn.fields.copies import copy_values
 from femnn.fields.interpolation import Interpolated
+from femnn.fields.projection import Projected
 
 
 class BoundaryValues:
@@ -46,7 +47,8 @@ class BoundaryValues:
         expression = value_of(self.source)
         made = self._made.get(expression)
         if made is None:
-            made = self._made[expression] = Interpolated(expression, self.source.function_space())
+            kind = Projected if is_projected(self.source) else Interpolated
+            made = self._made[expression] = kind(expression, self.source.function_space())
         return made
 
     def load(self, given: Interpolated, values: Mapping[Any, Any]) -> None:
@@ -84,6 +86,12 @@ class BoundaryValues:
         else:
             copy_values(change, self._change)
             self._bc_of_change.apply(into)
+
+
+def is_projected(condition: fd.DirichletBC) -> bool:
+    """Whether Firedrake projects the condition's value, as its element has no interpolation."""
+    update: Any = getattr(condition, "_function_arg_update", None)
+    return update is not None and not isinstance(update, functools.partial)
 
 
 def value_of(condition: fd.DirichletBC) -> Any:

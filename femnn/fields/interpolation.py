@@ -28,7 +28,8 @@ from femnn.fields.derivatives import (
     set_directions,
 )
 from femnn.fields.matrices import times_columns
-from femnn.parallel import all_ranks, sum_over_ranks
+from femnn.fields.stamp import Stamp, Validity
+from femnn.parallel import sum_over_ranks
 
 NUMBERS = (ufl.constantvalue.Zero, ufl.constantvalue.ScalarValue)
 # How exactly the transposed interpolation is that of the values.
@@ -74,7 +75,7 @@ class Interpolated:
         self._kept: dict[Any, Any] = {}
         self.meshes = list(dict.fromkeys([space.mesh().unique(), *meshes_of(expression)]))
         self._moved = [CoordinateState(mesh) for mesh in self.meshes]
-        self._stamp: tuple | None = None
+        self._filled = Validity(self.comm)
         self._is_field = isinstance(expression, fd.Function) and _same(expression, self.space)
         self.value = self._private if self._is_field else fd.Function(self.space)
 
@@ -95,10 +96,10 @@ class Interpolated:
         self.mirrors.load(values)
         if not self._is_field:
             versions = [version(copy) for copy in self.mirrors.copies.values()]
-            stamp = (*versions, *(moved() for moved in self._moved))
-            if not all_ranks(self.comm, stamp == self._stamp):
+            present = Stamp((*versions, *(moved() for moved in self._moved)))
+            if not self._filled.holds(present):
                 self._fill()
-                self._stamp = stamp
+                self._filled.note(present)
         return self.value
 
     @no_annotations

@@ -69,7 +69,7 @@ class EvaluationBlock(OnMeshes):
         self, inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> tuple[np.ndarray, np.ndarray]:
         indices = [index for index, _ in relevant_dependencies]
-        return self.map.evaluator.vjp(
+        return self.map.vjp(
             self._load(inputs),
             self._cotangent(adj_inputs),
             inputs[0].vector,
@@ -104,10 +104,9 @@ class EvaluationBlock(OnMeshes):
         fields = self._set_direction()
         change, cotangent = self._cotangent(hessian_inputs), self._cotangent(adj_inputs)
         moved = self.map.direction.variation(weights, of_slope=False, cotangent=cotangent)
-        evaluator = self.map.evaluator
-        of_inputs, of_weights = evaluator.vjp(x, change, weights)
+        of_inputs, of_weights = self.map.vjp(x, change, weights)
         of_fields = any(index for index, _ in relevant_dependencies)
-        first, _ = evaluator.vjp(x, cotangent, weights, of_inputs=of_fields, of_weights=False)
+        first, _ = self.map.vjp(x, cotangent, weights, of_inputs=of_fields, of_weights=False)
         return _Second(fields, first, of_inputs + moved.inputs, of_weights + moved.weights)
 
     def evaluate_hessian_component(

@@ -16,7 +16,7 @@ from ufl.algorithms.apply_derivatives import apply_derivatives
 from ufl.algorithms.apply_restrictions import apply_restrictions
 
 from femnn.fields.copies import CoordinateState
-from femnn.parallel import all_ranks
+from femnn.fields.stamp import Stamp, Validity
 from femnn.points.pointset import Carry, PointSet, Rows
 from femnn.points.rules import facet_element
 
@@ -48,9 +48,11 @@ class FacetPoints(PointSet):
         self.integral_type, self.degree = integral_type, degree
         self._measure = ufl.Measure(integral_type, mesh, metadata={"quadrature_degree": degree})
         self._moved = CoordinateState(mesh)
-        self._weighed_at, weights = self._moved(), self._integrals()
+        weights = self._integrals()
         self.chosen = np.flatnonzero(weights)
         self._known_weights = weights[self.chosen]
+        self._weighed = Validity(mesh.comm)
+        self._weighed.note(self._size())
 
     @property
     def n_points(self) -> int:
@@ -104,11 +106,14 @@ class FacetPoints(PointSet):
 
     def _weights(self) -> np.ndarray:
         """The rule's weights at the points, with the facets' present size.  Collective."""
-        present = self._moved()
-        if not all_ranks(self.mesh.comm, self._weighed_at == present):
+        present = self._size()
+        if not self._weighed.holds(present):
             self._known_weights = self._integrals()[self.chosen]
-            self._weighed_at = present
+            self._weighed.note(present)
         return self._known_weights
+
+    def _size(self) -> Stamp:
+        return Stamp((self._moved(),))
 
     @no_annotations
     def _integrals(self) -> np.ndarray:

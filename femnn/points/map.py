@@ -70,6 +70,21 @@ class PointMap:
         """The network's values; what it raises on one rank is an error on all.  Collective."""
         return on_all_ranks(self.at.mesh.comm, self.evaluator.value, inputs, weights)
 
+    def vjp(
+        self,
+        inputs: np.ndarray,
+        cotangent: np.ndarray,
+        weights: np.ndarray,
+        of_inputs: bool = True,
+        of_weights: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Products with the network's Jacobians; see ``PointEvaluator.vjp``.  Collective.
+
+        What the network raises on one rank is an error on all.
+        """
+        given = inputs, cotangent, weights, of_inputs, of_weights
+        return on_all_ranks(self.at.mesh.comm, self.evaluator.vjp, *given)
+
     @cached_property
     def direction(self) -> NetworkDirection:
         """What a direction of dependencies and weights does at the points."""

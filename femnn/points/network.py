@@ -11,6 +11,7 @@ from pyadjoint.tape import no_annotations
 
 from femnn.evaluation.evaluator import PointEvaluator, Variation
 from femnn.fields.derivatives import Direction, along
+from femnn.parallel import on_all_ranks
 from femnn.points.pointset import PointSet
 
 
@@ -83,7 +84,7 @@ class NetworkDirection:
     def fill(
         self, weights: np.ndarray, of_slope: bool, cotangent: np.ndarray | None = None
     ) -> np.ndarray:
-        """Write the changes of values (and derivatives) into :attr:`directions`.
+        """Write the changes of values (and derivatives) into :attr:`directions`.  Collective.
 
         Returns the change of the weights' gradient for a cotangent, zero where none is given.
         """
@@ -96,10 +97,14 @@ class NetworkDirection:
     def variation(
         self, weights: np.ndarray, of_slope: bool, cotangent: np.ndarray | None = None
     ) -> Variation:
-        """The changes at this rank's points; see ``PointEvaluator.variation``."""
-        return self.points.evaluator.variation(
-            self.points.inputs, self.inputs_dot, self.weights_dot, weights, of_slope, cotangent
-        )
+        """The changes at this rank's points; see ``PointEvaluator.variation``.  Collective.
+
+        What the network raises on one rank is an error on all.
+        """
+        x, dots = self.points.inputs, (self.inputs_dot, self.weights_dot)
+        variation = self.points.evaluator.variation
+        comm = self.points.at.mesh.comm
+        return on_all_ranks(comm, variation, x, *dots, weights, of_slope, cotangent)
 
     def _along(self, directions: Sequence[Direction]) -> np.ndarray | None:
         """The operands' change, ``None`` where they do not change."""

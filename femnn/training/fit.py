@@ -84,8 +84,8 @@ def fit(
         More options of :func:`scipy.optimize.minimize`'s L-BFGS-B (``maxcor``, ``maxfun``,
         ``maxls``), of :class:`torch.optim.Adam` (``betas``, ``eps``, ``weight_decay``,
         ``amsgrad``, ``decoupled_weight_decay``), of Gauss-Newton and Newton-CG (``cgtol`` and
-        ``maxcg`` of their conjugate gradients), or PETSc's for TAO, such as
-        ``{"tao_bnk_ksp_rtol": 1e-8}``.
+        ``maxcg`` of conjugate gradients, which are then used for few controls too, where steps
+        are else by the matrix itself), or PETSc's for TAO, such as ``{"tao_bnk_ksp_rtol": 1e-8}``.
     callback
         Called as ``callback(step, weights)`` after each iteration on every rank, and once
         before the first: ``step`` has ``iteration``, ``evaluations``, ``loss``,

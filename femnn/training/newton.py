@@ -68,10 +68,10 @@ class _Method:
         bounds = self._coordinates.bounds
         g = self._gradient if bounds is None else bounds.free(self._y, self._gradient)
         free = np.ones(len(g), bool) if bounds is None else g == self._gradient
-        matrix = self.curvature.matrix()
+        options = self._run.settings.options
+        matrix = None if options else self.curvature.matrix()  # they are of conjugate gradients
         if matrix is not None:
             return Spectrum(matrix * np.outer(free, free), g)
-        options = self._run.settings.options
         tolerance, most = options.get("cgtol", self._tolerance(g)), options.get("maxcg", 200)
         return Path(lambda d: free * self.curvature(d), g, self._radius, tolerance, most)
 

@@ -50,6 +50,7 @@ class ForwardSolve:
             state.raise_failures()
             raise fd.ConvergenceError(f"{error}\n{diagnosis(state)}") from error
         except PETSc.Error as error:
+            state.renew_solver()
             inside = error.__cause__  # what a callback of the user's has raised
             if inside is None:
                 raise

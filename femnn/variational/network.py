@@ -11,7 +11,8 @@ from femnn.coefficient.chain_rule import Implicit
 from femnn.coefficient.coefficient import NeuralCoefficient
 from femnn.evaluation.evaluator import PointEvaluator
 from femnn.fields.copies import Mirrors, dependencies_of, owned_values
-from femnn.parallel import all_ranks
+from femnn.fields.stamp import Stamp, Validity
+from femnn.parallel import on_all_ranks
 from femnn.points.network import NetworkAtPoints
 from femnn.points.pointset import PointSet
 
@@ -154,7 +155,9 @@ class PrivateNetwork(NetworkInForms):
             level.update()
 
     def weight_vjp(self, cotangent: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The rank's part of the weights' gradient, shape ``(n_weights,)``.
+        """The rank's part of the weights' gradient, shape ``(n_weights,)``.  Collective.
+
+        What the network raises on one rank is an error on all.
 
         Parameters
         ----------
@@ -163,7 +166,8 @@ class PrivateNetwork(NetworkInForms):
         weights
             The weights in use, shape ``(n_weights,)``.
         """
-        return self.evaluator.weight_vjp(self.points.inputs, cotangent, weights)
+        comm, x = self.points.at.mesh.comm, self.points.inputs
+        return on_all_ranks(comm, self.evaluator.weight_vjp, x, cotangent, weights)
 
 
 class LevelNetwork(NetworkInForms):
@@ -185,8 +189,7 @@ class LevelNetwork(NetworkInForms):
         space = points.space(value.ufl_shape)
         super().__init__(finer.evaluator, operands, points, space, value.name())
         self._fields = [d for d in self.depends_on if isinstance(d, fd.Function)]
-        self._evaluated_at: list[np.ndarray] | None = None
-        self._evaluation = 0
+        self._evaluated = Validity(points.mesh.comm)
         self.finest.levels.append(self)
 
     def update(self) -> None:
@@ -197,14 +200,10 @@ class LevelNetwork(NetworkInForms):
         finest = self.finest
         if not finest.n_evaluations:
             return
-        present = [owned_values(f) for f in self._fields]
-        if not all_ranks(self.points.at.mesh.comm, self._is_from(present)):
+        values = [owned_values(f) for f in self._fields]
+        present = Stamp((finest.n_evaluations,), np.concatenate(values) if values else None)
+        if not self._evaluated.holds(present):
             self.failure = finest.failure
             self.evaluate(finest.in_use)
             finest.failure = self.failure
-            self._evaluated_at, self._evaluation = present, finest.n_evaluations
-
-    def _is_from(self, present: list[np.ndarray]) -> bool:
-        if self._evaluated_at is None or self._evaluation != self.finest.n_evaluations:
-            return False
-        return all(map(np.array_equal, self._evaluated_at, present))
+            self._evaluated.note(present)

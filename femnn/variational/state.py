@@ -10,13 +10,13 @@ import numpy as np
 from firedrake.petsc import DEFAULT_KSP_PARAMETERS
 
 from femnn.fields.copies import CoordinateState, owned_values, version
-from femnn.parallel import all_ranks, any_rank, raise_network_error
+from femnn.fields.stamp import Stamp, Validity
+from femnn.parallel import any_rank, on_all_ranks, raise_network_error
 from femnn.variational.levels import LevelProblem, enable_levels
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.private import Given, PrivateProblem
 from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.restriction import Restriction
-from femnn.variational.stamp import Stamp
 
 SEMISMOOTH = "vinewtonssls"
 BOUNDED = ("vinewtonrsls", SEMISMOOTH)
@@ -60,8 +60,7 @@ class State(PrivateProblem):
         self._in_matrix = [d for d in held if d is not self.unknown and d in self.copies.values()]
         self._moved = [CoordinateState(mesh) for mesh in self.meshes]
         self._retired: list[fd.NonlinearVariationalSolver] = []
-        self._evaluated: Stamp | None = None
-        self._assembled: Stamp | None = None
+        self._evaluated, self._assembled = Validity(self.comm), Validity(self.comm)
         self.solver = self._solver()
 
     def _solver(self) -> fd.NonlinearVariationalSolver:
@@ -71,9 +70,10 @@ class State(PrivateProblem):
             "pre_function_callback": lambda X: self._evaluate_all(),
             "pre_jacobian_callback": lambda X: self._evaluate_all(),
             "post_jacobian_callback": lambda X, J: self._note_matrix(J),
+            "post_function_callback": lambda X, F: None,
         }
         for name, own in callbacks.items():
-            options[name] = _followed_by(own, options.get(name))
+            options[name] = _followed_by(self.comm, own, options.get(name))
         options["appctx"] = self.appctx()
         if problem.is_linear:
             options["solver_parameters"] = {**ONE_SOLVE, **(options.get("solver_parameters") or {})}
@@ -105,7 +105,7 @@ class State(PrivateProblem):
             network.levels.clear()
         self._retired.append(self.solver)
         self.solver = self._solver()
-        self._assembled = None
+        self._assembled.forget()
 
     @property
     def snes(self) -> Any:
@@ -176,11 +176,11 @@ class State(PrivateProblem):
         if not self.networks:
             return
         present = Stamp(self._versions_of_networks(), owned_values(self.unknown))
-        if self._is_from(self._evaluated, present):
+        if self._evaluated.holds(present):
             return
         for network in self.networks:
             network.evaluate(self.weights_of(network))
-        self._evaluated = present
+        self._evaluated.note(present)
 
     def raise_failures(self) -> None:
         """Raise on every rank what a network has raised on one of them.  Collective."""
@@ -189,7 +189,7 @@ class State(PrivateProblem):
             return
         for network in self.networks:
             network.failure = None
-        self._evaluated = None
+        self._evaluated.forget()
         raise_network_error(self.comm, failures[0] if failures else None)
 
     def assemble_tangent(self) -> None:
@@ -201,11 +201,11 @@ class State(PrivateProblem):
             if context.Jp is not None:
                 context._assemble_pjac(context._pjac)
             self._set_null_spaces(context)
-            self._assembled = self._matrix_stamp()
+            self._assembled.note(self._matrix_stamp())
 
     def has_matrix(self) -> bool:
         """Whether the matrix is the one at the present state.  Collective."""
-        return self._is_from(self._assembled, self._matrix_stamp())
+        return self._assembled.holds(self._matrix_stamp())
 
     def _set_null_spaces(self, context: Any) -> None:
         """As Firedrake does where Newton's method asks for the matrix."""
@@ -223,7 +223,7 @@ class State(PrivateProblem):
 
     def _note_matrix(self, matrix: Any) -> None:
         if matrix.handle == self.solver._ctx._jac.petscmat.handle:  # not a coarser level's
-            self._assembled = self._matrix_stamp()
+            self._assembled.note(self._matrix_stamp())
 
     def _matrix_stamp(self) -> Stamp:
         versions = (*map(version, self._in_matrix), *(moved() for moved in self._moved))
@@ -236,10 +236,6 @@ class State(PrivateProblem):
         weights = tuple(known.version for known in self._weights.values())
         operands = tuple(version(d) for d in self._in_operands)
         return weights, self._modules, operands, tuple(moved() for moved in self._moved)
-
-    def _is_from(self, stamp: Stamp | None, present: Stamp) -> bool:
-        """Whether what has this stamp is what would be computed now.  Collective."""
-        return all_ranks(self.comm, stamp == present)
 
 
 class _Counted:
@@ -255,12 +251,13 @@ class _Counted:
             self.vector, self.version = vector, self.version + 1
 
 
-def _followed_by(own: Callable[..., None], other: Callable | None) -> Callable[..., None]:
-    """A callback of Firedrake's that calls ours and then the user's."""
+def _followed_by(comm: Any, own: Callable[..., None], other: Any) -> Callable[..., None]:
+    """A callback of Firedrake's that calls ours and then the user's.  Collective."""
 
     def both(*args: Any) -> None:
         own(*args)
         if other is not None:
-            other(*args)
+            elsewhere = "a callback of the solver raised an error on another rank."
+            on_all_ranks(comm, other, *args, elsewhere=elsewhere)
 
     return both

@@ -106,13 +106,27 @@ def test_a_law_between_cells_needs_no_side():
 # Values at other places
 
 
-def test_values_between_quadrature_points_are_refused(V):
+def test_values_between_quadrature_points_are_refused(V, tmp_path):
     k = femnn.NeuralCoefficient(mlp(1), wave(V), name="k").update()
     for ask in (lambda: k.at([0.3, 0.3]), lambda: k((0.3, 0.3))):
         with pytest.raises(NotImplementedError, match=r"at quadrature points, .*space=V"):
             ask()
-    with pytest.raises(NotImplementedError, match=r"interpolate: the values of k are at quad"):
-        femnn.assemble(interpolate(k, V))
+    for ask in (
+        lambda: femnn.assemble(interpolate(k, V)),
+        lambda: Function(V).interpolate(2 * k + 1),
+        lambda: DirichletBC(V, 2 * k, 1),
+        lambda: VTKFile(tmp_path / "k.pvd").write(k),
+        lambda: VTKFile(tmp_path / "both.pvd").write(k.operands[0], k),
+        lambda: PointEvaluator(V.mesh(), [[0.3, 0.3]]).evaluate(k),
+    ):
+        with pytest.raises(ValueError, match=r"values of k are at quadrature points, .*space=V"):
+            ask()
+
+
+def test_values_at_the_same_points_are_interpolated(V):
+    k = femnn.NeuralCoefficient(mlp(1), wave(V)).update()
+    twice = Function(k.function_space()).interpolate(2 * k)
+    assert np.array_equal(twice.dat.data_ro, 2 * k.dat.data_ro)
 
 
 def test_the_way_that_the_errors_name(V, tmp_path):

@@ -79,6 +79,16 @@ def test_an_option_that_means_nothing():
         femnn.fit(diffusion(), "newton-cg", options={"maxcg": 0}, progress=False)
 
 
+def test_options_of_conjugate_gradients_are_used_where_a_matrix_would_be_less_work():
+    """Steps that are solved exactly fall as those by the matrix do, one product falls short."""
+    losses = [
+        femnn.fit(diffusion(), "gauss-newton", maxiter=3, options=options, progress=False).loss
+        for options in ({}, {"cgtol": 1e-14, "maxcg": 1000}, {"maxcg": 1})
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[2] > 1.5 * losses[0]
+
+
 # Paths of conjugate gradients
 
 

@@ -189,6 +189,68 @@ def test_an_error_inside_a_network_ends_all_ranks_and_the_solver_goes_on():
     assert errornorm(expected, u) < 1e-10
 
 
+class FailsGoingBack(torch.nn.Module):
+    """A law whose backward pass raises an error on one rank, when told to."""
+
+    armed = False
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def forward(self, x):
+        y = 1 + self.factor * x**2
+        if self.armed and y.requires_grad and COMM_WORLD.rank == COMM_WORLD.size - 1:
+            y.register_hook(self.fail)
+        return y
+
+    def fail(self, gradient):
+        raise ZeroDivisionError("going back")
+
+
+@pytest.mark.parallel([1, 2, 3])
+@pytest.mark.parametrize("implicit", [True, False], ids=["of u", "of x"])
+def test_an_error_in_a_networks_derivatives_ends_all_ranks_and_the_tape_goes_on(implicit):
+    net, V = FailsGoingBack(), FunctionSpace(UnitSquareMesh(4, 4), "CG", 1)
+    u, v, x = Function(V), TestFunction(V), SpatialCoordinate(V.mesh())
+    kappa = femnn.NeuralCoefficient(net, u if implicit else x[0])
+    continue_annotation()
+    F = kappa * inner(grad(u), grad(v)) * dx - v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, 0, "on_boundary"))
+    weights, J = kappa.weights, femnn.assemble(u**2 * dx)
+    pause_annotation()
+    Jhat = ReducedFunctional(J, Control(weights))
+    expected = [*Jhat.derivative().vector, *Jhat.hessian(weights).vector]
+    for ask in (Jhat.derivative, lambda: Jhat.hessian(weights)):
+        net.armed = True
+        with pytest.raises((ZeroDivisionError, RuntimeError), match=r"going back|another rank"):
+            ask()
+        net.armed = False
+        found = [*Jhat.derivative().vector, *Jhat.hessian(weights).vector]
+        assert found == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize("name", ["pre_function", "post_function", "pre_jacobian", "post_jacobian"])
+def test_what_a_callback_of_the_solver_raises_on_one_rank_is_raised_on_all(name):
+    V, faults = FunctionSpace(UnitSquareMesh(4, 4), "CG", 1), [True]
+    u, v = Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(mlp(), u)
+
+    def callback(*args):
+        if faults[0] and COMM_WORLD.rank == COMM_WORLD.size - 1:
+            raise ZeroDivisionError("in a callback")
+
+    F = kappa * inner(grad(u), grad(v)) * dx - v * dx
+    problem = femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, "on_boundary"))
+    solver = femnn.NeuralVariationalSolver(problem, **{f"{name}_callback": callback})
+    with pytest.raises((ZeroDivisionError, RuntimeError), match=r"in a callback|another rank"):
+        solver.solve()
+    faults[0] = False
+    solver.solve()
+    assert norm(u) > 0
+
+
 class BrokenOnOneRank(torch.nn.Module):
     """Raises an error on the last rank."""
 
