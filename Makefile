@@ -46,7 +46,7 @@ test: env ## Run all tests, on 1, 2 and 3 ranks
 	@PYTHON="$(ENV)/bin/python" RANKS="$(RANKS)" LOGS="$(OUTPUT)/tests" tests/run.sh $(PYTEST_ARGS)
 
 fuzz: env ## Draw problems, compare with the network in UFL (FUZZ="--minutes 60", FUZZ_RANKS=2)
-	@PYTHONPATH="$(CURDIR)" mpiexec -n $(FUZZ_RANKS) "$(ENV)/bin/python" -m tests.fuzz $(FUZZ)
+	@PYOP2_CFLAGS=-O0 PYTHONPATH="$(CURDIR)" mpiexec -n $(FUZZ_RANKS) "$(ENV)/bin/python" -m tests.fuzz $(FUZZ)
 
 bench: env ## Run the benchmarks
 	@$(RUN) -m benchmarks

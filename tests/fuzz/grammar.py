@@ -18,7 +18,8 @@ from tests.fuzz.equations import (
 )
 from tests.fuzz.moves import MOVES
 
-SHARING = 8  # so many seeds in a row share their forms, which are compiled once
+# So many seeds in a row share their forms.  Compiling these once is nearly all of the time.
+SHARING = 32
 ACTIVATIONS = ("tanh", "softplus", "silu", "sigmoid", "gelu")
 OUTPUTS = {True: ("softplus", "exp", (0.2, 2.0)), False: (None, (-1.0, 1.0), "softplus")}
 
