@@ -29,6 +29,8 @@ def with_degrees(form: ufl.Form, parameters: Mapping | None = None) -> ufl.Form:
 
     Raises
     ------
+    NotImplementedError
+        If an element in an integral with a coefficient splits the cells.
     ValueError
         If a measure has another degree, or two coefficients in one integral differ.
     """
@@ -51,6 +53,7 @@ def _with_degree(integral: ufl.Integral, at_points: bool) -> ufl.Integral:
     if not coefficients:
         return _with_own_degree(integral) if at_points else integral
     _check_place(coefficients, integral)
+    _check_elements(coefficients[0], integral)
     _check_degrees(coefficients, integral)
     _check_scheme(coefficients[0], integral)
     metadata = {**integral.metadata(), "quadrature_degree": coefficients[0].degree}
@@ -110,6 +113,20 @@ def _check_degrees(coefficients: Sequence[NeuralCoefficient], integral: ufl.Inte
             f"{first.degree}: write dx without a degree (and form_compiler_parameters without "
             f"quadrature_degree), or give the coefficient degree={asked}."
         )
+
+
+def _check_elements(coefficient: NeuralCoefficient, integral: ufl.Integral) -> None:
+    """Refuse elements whose integrals have points of their own, in the parts of each cell."""
+    integrand = integral.integrand()
+    held = [f for f in extract_coefficients(integrand) if f is not coefficient]
+    for f in (*extract_arguments(integrand), *held):
+        for space in getattr(f.function_space(), "subspaces", ()):
+            if space.finat_element.complex.is_macrocell():
+                raise NotImplementedError(
+                    f"{coefficient.name()} stands in an integral with {space.ufl_element()}, whose "
+                    "cells are split, and whose integrals have other points: use an element that "
+                    "does not, or evaluate the network at nodes (NeuralCoefficient(..., space=V))."
+                )
 
 
 def _check_default(coefficient: NeuralCoefficient, integral: ufl.Integral) -> None:

@@ -58,8 +58,16 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     ------
     pathlib.Path
         The temporary name to write to, with the same suffix.
+
+    Raises
+    ------
+    FileExistsError
+        If a folder or a device has that name.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device"
+        raise FileExistsError(f"{path} is a {kind}: give the name of a file, new or to replace.")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -160,7 +168,8 @@ def load(path: str | Path, into: nn.Module | None = None) -> nn.Module:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"load: there is no file {path}. Give the path that save() got.")
+        there = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
+        raise FileNotFoundError(f"load: {there}. Give the path that save() got.")
     if into is not None:
         check_module(into)
     header, state = _read(path)

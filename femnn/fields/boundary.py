@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import firedrake as fd
+import ufl
+from finat.physically_mapped import PhysicallyMappedElement
 
 from femnn.fields.copies import copy_values
 from femnn.fields.interpolation import Interpolated
@@ -43,8 +45,16 @@ class BoundaryValues:
         self.given = self.present()
 
     def present(self) -> Interpolated:
-        """What the user's condition says now; equal expressions give the same."""
+        """What the user's condition says now; equal expressions give the same.
+
+        Raises
+        ------
+        ValueError
+            If it is a number, and the degrees of freedom are no values.
+        """
         expression = value_of(self.source)
+        if isinstance(expression, ufl.constantvalue.ScalarValue):
+            _check_number(self.source, expression)
         made = self._made.get(expression)
         if made is None:
             kind = Projected if is_projected(self.source) else Interpolated
@@ -86,6 +96,19 @@ class BoundaryValues:
         else:
             copy_values(change, self._change)
             self._bc_of_change.apply(into)
+
+
+def _check_number(condition: fd.DirichletBC, number: Any) -> None:
+    """Refuse what Firedrake would give to fluxes and derivatives at a boundary too."""
+    space = condition.function_space()
+    element = getattr(space.finat_element, "base_element", space.finat_element)
+    if element.value_shape or isinstance(element, PhysicallyMappedElement):
+        raise ValueError(
+            f"a DirichletBC on {condition.sub_domain} has the number {number} for a value, which "
+            f"would be every degree of freedom of {space.ufl_element()} there, and these are no "
+            f"values: give an expression of the shape {space.value_shape}, of Constants or "
+            "coordinates."
+        )
 
 
 def is_projected(condition: fd.DirichletBC) -> bool:

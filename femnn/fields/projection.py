@@ -21,9 +21,9 @@ DIRECT = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "
 class Projected(Interpolated):
     """An expression's L2 projection to a space, and what carries changes and cotangents.
 
-    That is what Firedrake takes for the values of a condition where an element (Hsieh, Clough and Tocher's)
-    has no interpolation.  The mass matrix is symmetric, so that what follows from the values
-    goes back through the same solve.
+    That is what Firedrake takes for the values of a condition where an element has no
+    interpolation, such as Hsieh, Clough and Tocher's.  The mass matrix is symmetric, so that what
+    follows from the values goes back through the same solve.
 
     Parameters
     ----------

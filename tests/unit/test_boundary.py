@@ -276,6 +276,21 @@ def test_values_that_jump_have_no_derivative():
         ReducedFunctional(J, Control(jumps)).derivative()
 
 
+def test_a_number_for_fluxes_is_refused():
+    """Firedrake would give it to each facet, along its own normal and of its own length."""
+    mesh = UnitSquareMesh(2, 2)
+    W = FunctionSpace(mesh, "RT", 1) * FunctionSpace(mesh, "DG", 0)
+    w, (t, q) = Function(W), TestFunctions(W)
+    s, p = split(w)
+    kappa = femnn.NeuralCoefficient(law(), p)
+    F = kappa * dot(s, t) * dx - p * div(t) * dx - (div(s) + 1) * q * dx
+    with pytest.raises(ValueError, match=r"on \(1,\) has the number 0.5 .* shape \(2,\)"):
+        femnn.solve(F == 0, w, DirichletBC(W.sub(0), 0.5, 1))
+    for value in (0, as_vector([0.5, 0])):
+        femnn.solve(F == 0, w, DirichletBC(W.sub(0), value, 1))
+    assert assemble(dot(s, FacetNormal(mesh)) * ds(1)) == pytest.approx(-0.5)
+
+
 def test_a_network_in_the_value_of_a_condition():
     V, x, y = square(COMM_WORLD)
     f = Function(V).interpolate(x)

@@ -521,6 +521,13 @@ def test_attributes(V):
     assert femnn.NeuralCoefficient(net, u).name() == "N[MLP]"
 
 
+def test_elements_that_split_the_cells_are_refused(mesh):
+    u = Function(FunctionSpace(mesh, "HCT", 3))
+    k = femnn.NeuralCoefficient(mlp(1), u, name="k")
+    with pytest.raises(NotImplementedError, match=r"k stands in an .*cells are split"):
+        femnn.assemble(k * TestFunction(u.function_space()) * dx)
+
+
 def test_spaces_without_point_values_are_refused(mesh):
     x, _ = SpatialCoordinate(mesh)
     moments = FunctionSpace(mesh, FiniteElement("CG", triangle, 2, variant="integral"))

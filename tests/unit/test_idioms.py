@@ -191,6 +191,20 @@ def test_a_deep_copy_is_a_law_with_weights_of_its_own(V):
     assert femnn.assemble(other * dx) != pytest.approx(changed, rel=1e-6)
 
 
+@pytest.mark.parametrize("start", [lambda k: k, lambda k: 2 * k], ids=["itself", "expression"])
+def test_a_recorded_assignment_of_a_law_at_nodes(V, start):
+    """An initial state, by Taylor's test for the weights and a Function in the operand."""
+    get_working_tape().clear_tape()
+    f, u = wave(V), Function(V)
+    k = femnn.NeuralCoefficient(mlp(1), f, space=V).update()
+    continue_annotation()
+    u.assign(start(k))
+    Jhat = ReducedFunctional(femnn.assemble(u**3 * dx), [Control(k.weights), Control(f)])
+    pause_annotation()
+    away = [k.weights.like(1.1 * k.weights.vector), Function(V).assign(1.2)]
+    assert taylor_test(Jhat, away, [k.weights.like(0 * k.weights.vector + 1), wave(V)]) > 1.95
+
+
 # Other operands
 
 

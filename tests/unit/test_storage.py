@@ -124,6 +124,18 @@ def test_missing_file(tmp_path):
             femnn.load(path)
 
 
+def test_a_folder_and_a_device_are_no_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"load: .* is a folder. Give the path that save"):
+        femnn.load(tmp_path)
+    with pytest.raises(FileExistsError, match=r"is a folder: give the name of a file"):
+        femnn.save(femnn.MLP(1, 3, 1), tmp_path)
+    device = tmp_path / "device"
+    os.mkfifo(device)
+    with pytest.raises(FileExistsError, match=r"is a device: give the name of a file"):
+        femnn.save(femnn.MLP(1, 3, 1), device)
+    assert device.is_fifo()
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
 def test_truncated_file(keep, tmp_path):
     path = tmp_path / "law.safetensors"
