@@ -121,7 +121,8 @@ def _check_elements(coefficient: NeuralCoefficient, integral: ufl.Integral) -> N
     held = [f for f in extract_coefficients(integrand) if f is not coefficient]
     for f in (*extract_arguments(integrand), *held):
         for space in getattr(f.function_space(), "subspaces", ()):
-            if space.finat_element.complex.is_macrocell():
+            element = space.finat_element  # None of space R
+            if element is not None and element.complex.is_macrocell():
                 raise NotImplementedError(
                     f"{coefficient.name()} stands in an integral with {space.ufl_element()}, whose "
                     "cells are split, and whose integrals have other points: use an element that "

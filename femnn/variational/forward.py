@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 from firedrake.petsc import PETSc
+from petsctools import flatten_parameters
 
 from femnn.fields.copies import FIELDS, copy_values
 from femnn.parallel import all_ranks
@@ -16,6 +18,7 @@ from femnn.variational.state import State
 
 FAR = 10.0  # how far from its tolerance a residual may be
 SMALLEST = 1e-13  # relative, of a residual that can be reached
+FIREDRAKES = {"mat_type", "pmat_type", "sub_mat_type", "sub_pmat_type"}  # options that it reads
 REASONS = PETSc.SNES.ConvergedReason
 
 
@@ -34,6 +37,7 @@ class ForwardSolve:
         self.state = state
         self.warm_start = warm_start
         self._reason = 0
+        self._has_named_options = False
 
     def run(self) -> None:
         """Solve from the unknown's present value, with what is loaded.  Collective."""
@@ -58,6 +62,9 @@ class ForwardSolve:
         self._reason = state.snes.getConvergedReason()
         state.evaluate()
         state.raise_failures()
+        if not self._has_named_options and state.snes.getIterationNumber():
+            self._has_named_options = True
+            _warn_of_unused(state)
 
     def again(
         self,
@@ -147,6 +154,18 @@ class ForwardSolve:
         if not relative or snes.getFunctionNorm() <= FAR * rtol * scale:
             return
         self._run_to(0.0, max(atol, rtol * scale))
+
+
+def _warn_of_unused(state: State) -> None:
+    """Name the options for which PETSc has not asked in a solve: they may be misspelt."""
+    given = flatten_parameters(state.options.get("solver_parameters") or {})
+    unused = sorted(set(given) - state.solver._used_options - FIREDRAKES)
+    if unused:
+        warnings.warn(
+            f"solver_parameters has {', '.join(map(repr, unused))}, for which PETSc has not asked "
+            "in this solve: misspelt, or of a method that is not in use.",
+            stacklevel=2,
+        )
 
 
 def diagnosis(state: State) -> str:

@@ -190,6 +190,11 @@ def test_a_form_for_the_preconditioner(V, exact):
     check_same(values_and_gradients(Jhat, kappa), exact[True], 1e-8)
 
 
+def test_options_that_petsc_does_not_know_are_named(V):
+    with pytest.warns(UserWarning, match="solver_parameters has 'ksp_typ', for which PETSc has"):
+        poisson(V, solver_parameters={"ksp_typ": "cg", "mat_type": "aij", "pc_type": "jacobi"})
+
+
 def test_callbacks_are_called(V):
     calls = []
     poisson(
