@@ -39,7 +39,7 @@ MOVES = {
     ),
     "deepcopy_net": "twin = deepcopy(nets[0])\nput(femnn.Weights.of(twin), 0 * values(weights[0]))",
     "deepcopy_law": "twin = deepcopy(k[0])\nput(twin.weights, 0 * values(twin.weights))",
-    "copy_values": "present = k[0].update().copy(deepcopy=True)\nput(present, 0 * values(present))",
+    "copy_values": "taken = k[0].update().copy(deepcopy=True)\nput(taken, 0 * values(taken))",
     "save_and_load": (
         "path = shared_file(mesh.comm)\nfemnn.save(nets[0], path, comm=mesh.comm)\n"
         "put(weights[0], 0.7 * values(weights[0]))\nput(Hidden(nets[0]), [2.0, 0.3])\n"
