@@ -119,11 +119,8 @@ def test_the_wrong_structure_is_refused_and_the_module_unchanged(other, tmp_path
 
 
 def test_missing_file(tmp_path):
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(
-            FileNotFoundError, match=r"load: (there is no file|.* is a folder).*path that save"
-        ):
-            femnn.load(path)
+    with pytest.raises(FileNotFoundError, match=r"load: there is no file .*path that save"):
+        femnn.load(tmp_path / "none.safetensors")
 
 
 def test_a_folder_and_a_device_are_no_files(tmp_path):
