@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ def main() -> int:
         if outcome.bad:
             _report(problem, outcome, args.tries)
         if seed % 20 == 0:
-            PETSc.garbage_cleanup(COMM_WORLD)
+            _clean_up()
+    _clean_up()
     _say(f"{sum(counts.values())} problems on {COMM_WORLD.size} rank(s): {dict(counts)}")
     return counts["disagreements"]
 
@@ -49,6 +51,12 @@ def _seeds(start: int, end: int, minutes: float | None) -> Iterator[int]:
         if COMM_WORLD.bcast(time.monotonic() - begin > 60 * minutes):
             return
         yield seed
+
+
+def _clean_up() -> None:
+    """Destroy what ranks no longer hold; PETSc waits for ever at its end where one alone has it."""
+    gc.collect()
+    PETSc.garbage_cleanup(COMM_WORLD)
 
 
 def _report(problem: Problem, outcome: Outcome, tries: int) -> None:
