@@ -2,6 +2,7 @@
 
 import faulthandler
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -69,18 +70,6 @@ class _Watch:
         pytest.exit("ended by SIGTERM", returncode=pytest.ExitCode.INTERRUPTED)
 
 
-@pytest.fixture(autouse=True)
-def clean_tape():
-    """Each test starts and ends with an empty tape that does not record."""
-    from firedrake.adjoint import get_working_tape, pause_annotation
-
-    pause_annotation()
-    get_working_tape().clear_tape()
-    yield
-    pause_annotation()
-    get_working_tape().clear_tape()
-
-
 def _ranks():
     return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
 
@@ -98,15 +87,46 @@ def kept_communicator():
     return PETSc.IS().createGeneral([0], comm=COMM_WORLD)
 
 
-@pytest.fixture(autouse=_ranks() > 1)
+@pytest.fixture(scope="session", autouse=True)
+def frozen_start():
+    """What imports have left is looked through once, not at each collection."""
+    gc.collect()
+    gc.freeze()
+
+
+_tests_done = itertools.count(1)
+
+
+@pytest.fixture
 def same_garbage():
-    """PETSc's objects are destroyed by all ranks together, at the same place in the program."""
+    """PETSc's objects are destroyed by all ranks together, at the same place in the program.
+
+    What outlives a test is in caches and is set aside: looking through all of it took as long as
+    the tests.  Every so often it is looked through too.
+    """
     yield
+    if _ranks() == 1:
+        return
     from firedrake import COMM_WORLD
     from firedrake.petsc import PETSc
 
+    if next(_tests_done) % 20 == 0:
+        gc.unfreeze()
     gc.collect()
+    gc.freeze()
     PETSc.garbage_cleanup(COMM_WORLD)
+
+
+@pytest.fixture(autouse=True)
+def clean_tape(same_garbage):
+    """Each test starts and ends with an empty tape that does not record."""
+    from firedrake.adjoint import get_working_tape, pause_annotation
+
+    pause_annotation()
+    get_working_tape().clear_tape()
+    yield
+    pause_annotation()
+    get_working_tape().clear_tape()
 
 
 def pytest_sessionfinish(session, exitstatus):

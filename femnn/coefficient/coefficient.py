@@ -19,6 +19,7 @@ from femnn.coefficient.arguments import checked_operands, n_components, points_o
 from femnn.coefficient.computed import ComputedFunction
 from femnn.coefficient.rules import gradient, holds, reach_through
 from femnn.evaluation.evaluator import PointEvaluator
+from femnn.evaluation.interpolated import evaluator_for
 from femnn.fields.copies import CoordinateState, dependencies_of, version
 from femnn.networks.mlp import Gradient, Jacobian
 from femnn.parallel import all_ranks, on_all_ranks, range_over_ranks
@@ -133,7 +134,7 @@ class NeuralCoefficient(ComputedFunction):
         mesh = mesh or (mesh_of(operands) if space is None else space.mesh())
         points = points_of(mesh, operands, degree, measure, space)
         n_inputs = n_components(operands)
-        evaluator = on_all_ranks(mesh.comm, PointEvaluator, net, n_inputs, chunk_size)
+        evaluator = on_all_ranks(mesh.comm, evaluator_for, net, n_inputs, chunk_size)
         space = space_of(points, evaluator.n_outputs, type(net).__name__, shape, space)
         self.measure = measure
         self.has_default_degree = degree is None and asked_degree(measure) is None
@@ -198,7 +199,7 @@ class NeuralCoefficient(ComputedFunction):
         """The same law of the same operands, with a copy of the network, and so its own weights."""
         known = self.evaluator
         net = deepcopy(self.net, memo)
-        return self._like(PointEvaluator(net, known.n_inputs, known.chunk_size), self.operands)
+        return self._like(evaluator_for(net, known.n_inputs, known.chunk_size), self.operands)
 
     def _check_present(self) -> None:
         if self._state != self._present_state():

@@ -108,11 +108,10 @@ class PointEvaluator:
         return self._probe.version()
 
     @contextmanager
-    def _sweep(
-        self, kind: str, weights: np.ndarray | None, trainable: bool, graph: bool = True
+    def _loaded(
+        self, weights: np.ndarray | None, trainable: bool, graph: bool = True
     ) -> Iterator[list[Tensor]]:
-        """One pass of all points, at these weights."""
-        self.sweeps[kind] += 1
+        """One pass of points, at these weights."""
         with (
             torch_threads(self.threads),
             self.parameters.loaded(weights, trainable) as tensors,
@@ -136,11 +135,16 @@ class PointEvaluator:
             Shape ``(n_points, n_outputs)``, float64; rank-local.
         """
         self._probe.check_mode()
+        self.sweeps["value"] += 1
+        values = self._values(x, weights)
+        self._probe.note(x, weights, values)
+        return values
+
+    def _values(self, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         values = np.empty((len(x), self.n_outputs))
-        with self._sweep("value", weights, trainable=False, graph=False):
+        with self._loaded(weights, trainable=False, graph=False):
             for rows, points in self._chunks(x):
                 values[rows] = to_numpy(self.net(points))
-        self._probe.note(x, weights, values)
         return values
 
     def value_and_derivative(
@@ -161,16 +165,23 @@ class PointEvaluator:
             Shape ``(n_points, n_outputs, n_inputs)``.
         """
         self._probe.check_mode()
+        self.sweeps["derivative"] += 1
+        values, derivative = self._derivatives(x, weights)
+        self._probe.note(x, weights, values)
+        return values, derivative
+
+    def _derivatives(
+        self, x: np.ndarray, weights: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         values = np.empty((len(x), self.n_outputs))
         derivative = np.empty((len(x), self.n_outputs, self.n_inputs))
-        with self._sweep("derivative", weights, trainable=False):
+        with self._loaded(weights, trainable=False):
             for rows, points in self._chunks(x):
                 points.requires_grad_(True)
                 outputs = self.net(points)
                 values[rows] = to_numpy(outputs)
                 for j, slope in enumerate(input_derivatives(outputs, points)):
                     derivative[rows, j] = to_numpy(slope)
-        self._probe.note(x, weights, values)
         return values, derivative
 
     def weight_vjp(
@@ -205,9 +216,10 @@ class PointEvaluator:
         weights : numpy.ndarray
             Sum over this rank's points, shape ``(n_weights,)``, float64.
         """
+        self.sweeps["vjp"] += 1
         total = self.parameters.zero_gradient()
         inputs = np.zeros((len(x), self.n_inputs))
-        with self._sweep("vjp", weights, trainable=of_weights) as tensors:
+        with self._loaded(weights, trainable=of_weights) as tensors:
             wanted = tensors if of_weights else []
             for rows, points in self._chunks(x):
                 places = [*wanted, points.requires_grad_(True)] if of_inputs else wanted
@@ -250,11 +262,23 @@ class PointEvaluator:
             Where given, shape ``(n_points, n_outputs)``, the changes of :meth:`vjp` for this
             cotangent are found too.
         """
+        self.sweeps["variation"] += 1
+        return self._variation(x, x_dot, weights_dot, weights, of_slope, cotangent)
+
+    def _variation(
+        self,
+        x: np.ndarray,
+        x_dot: np.ndarray | None,
+        weights_dot: np.ndarray | None,
+        weights: np.ndarray | None,
+        of_slope: bool,
+        cotangent: np.ndarray | None,
+    ) -> Variation:
         values = np.empty((len(x), self.n_outputs))
         slope = np.empty((len(x), self.n_outputs, self.n_inputs)) if of_slope else None
         total = self.parameters.zero_gradient()
         inputs = np.zeros((len(x), self.n_inputs))
-        with self._sweep("variation", weights, trainable=True) as tensors:
+        with self._loaded(weights, trainable=True) as tensors:
             for rows, points, change in self._changes(x, x_dot, weights_dot, tensors):
                 values[rows] = to_numpy(change)
                 if slope is not None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from femnn.evaluation.curve import Curve
 from femnn.evaluation.evaluator import PointEvaluator
+from femnn.evaluation.interpolated import CurveEvaluator
 from femnn.evaluation.probe import to_numpy
 from femnn.evaluation.threads import torch_threads
 
@@ -38,10 +40,23 @@ def weight_jacobian(
     """
     if not len(evaluator.parameters):
         return np.empty((len(x), evaluator.n_outputs, 0))
+    if isinstance(evaluator, CurveEvaluator):
+        curve = evaluator.curve(x, weights, "weights")
+        if curve is not None:
+            return _spread(curve, _at_points(evaluator, curve.nodes[:, None], weights))
+    return _at_points(evaluator, x, weights)
+
+
+def _at_points(evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     try:
         return _in_batches(evaluator, x, weights)
     except RuntimeError:  # torch.func takes no module that differentiates itself, as Gradient does
         return _by_directions(evaluator, x, weights)
+
+
+def _spread(curve: Curve, jacobian: np.ndarray) -> np.ndarray:
+    flat = curve.spread(jacobian.reshape(len(jacobian), -1))
+    return flat.reshape(-1, *jacobian.shape[1:])
 
 
 def _in_batches(evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

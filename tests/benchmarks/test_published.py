@@ -145,7 +145,7 @@ def test_convergence_in_h():
     errors = []
     for n in (5, 10, 20):
         problem = Poisson(n, convergence.truth)
-        found = trained(problem, convergence.misfit(problem), network(2), 500)
+        found = trained(problem, convergence.misfit(problem), network(2), 300)
         errors.append((found["k_error"], found["u_error"]))
     orders = np.log2(np.divide(errors[:-1], errors[1:]))
     assert orders.min() > 1.5
@@ -158,7 +158,7 @@ def test_noise_wants_the_penalty():
     problem = Poisson(10, noise.truth)
     added = noise.noise(problem, noise.SETTINGS["reduced"])
     with_penalty, without = (
-        trained(problem, noise.misfit(problem, added, penalty), network(3), 1000)["k_error"]
+        trained(problem, noise.misfit(problem, added, penalty), network(3), 600)["k_error"]
         for penalty in (1e-4, 0.0)
     )
     assert with_penalty < 0.12

@@ -55,7 +55,7 @@ def made_file(tmp_path):
 
 def test_known_law(made_file, tmp_path, capsys):
     """The whole study: the networks predict a second half that they have not seen."""
-    sizes = ["--step", "5", "--final-step", "5", "--iterations", "8", "--penalties", "0.001"]
+    sizes = ["--step", "6", "--final-step", "6", "--iterations", "6", "--penalties", "0.001"]
     folder = tmp_path / "results"
     numbers = soil.main(["--data", str(made_file), "--output", str(folder), *sizes])
     rmse = {name: row["judged"] for name, row in numbers["rmse"].items()}
@@ -90,7 +90,7 @@ def test_real_freeze():
     runs = cut_runs(record, [400], 160, 4)
     laws = NetworkLaws(True, seed=0)
     columns = Soil(laws, runs, record.depths, [0.0])
-    result = femnn.fit(columns.record(0.01), maxiter=12, progress=False)
+    result = femnn.fit(columns.record(0.01), maxiter=8, progress=False)
     assert result.loss < 0.3 * result.initial_loss
     assert np.sqrt(np.nanmean(columns.errors() ** 2)) < 0.35
 

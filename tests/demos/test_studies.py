@@ -56,7 +56,7 @@ def test_coefficient_field(tmp_path):
 
 def test_hyperelasticity(tmp_path):
     """Stresses of the known law are recovered; the tangent is symmetric, Newton quadratic."""
-    sizes = ["--cells", "4", "--iterations", "25"]
+    sizes = ["--cells", "4", "--iterations", "12"]
     numbers = study("hyperelasticity").main(["--output", str(tmp_path), *sizes])
     check_files(tmp_path, numbers, {})
     run = numbers["runs"]["no noise"]
@@ -86,7 +86,7 @@ def test_boundary_law(tmp_path):
 
 def test_advection(tmp_path):
     """The transport that is missing is learned; linear in u it holds for another signal."""
-    sizes = ["--cells", "10", "--iterations", "60", "--longer", "6"]
+    sizes = ["--cells", "8", "--iterations", "50", "--longer", "5"]
     numbers = study("advection").main(["--output", str(tmp_path), *sizes])
     check_files(tmp_path, numbers, {})
     runs = numbers["runs"]
@@ -98,7 +98,7 @@ def test_advection(tmp_path):
     assert runs["no G"]["operator"] == pytest.approx(1)
     assert runs["true G"]["operator"] == 0
     net = femnn.load(tmp_path / "network.safetensors")
-    mesh = fd.UnitSquareMesh(10, 10)
+    mesh = fd.UnitSquareMesh(8, 8)
     space = fd.FunctionSpace(mesh, "P", 1)
     data = transport.observe(33, space, transport.signal, transport.END)
     law = partial(femnn.NeuralCoefficient, net)
@@ -130,7 +130,7 @@ def test_advection_takes_other_solvers():
 
 def test_reaction(tmp_path):
     """The form that knows where nothing reacts learns most from few iterations."""
-    sizes = ["--steps", "6", "--duration", "0.72", "--iterations", "8"]
+    sizes = ["--steps", "6", "--duration", "0.72", "--iterations", "7"]
     runs = study("reaction").main(["--output", str(tmp_path), *sizes])["runs"]
     check_files(tmp_path, json.loads((tmp_path / "results.json").read_text()), {})
     true, learned, number = (runs[name] for name in ("true law", "a b N(a, b)", "K a b"))
@@ -144,7 +144,7 @@ def test_reaction(tmp_path):
 def test_encoder_and_law(tmp_path):
     """Law and encoder are recovered together; neither alone explains the data."""
     module = study("encoder_and_law")
-    numbers = module.main(["--output", str(tmp_path), "--cells", "6", "--iterations", "60"])
+    numbers = module.main(["--output", str(tmp_path), "--cells", "6", "--iterations", "45"])
     check_files(tmp_path, numbers, {"network": 1, "encoder": 1})
     runs = numbers["runs"]
     assert runs["both"]["loss"] < 0.05 * runs["encoder only"]["loss"]

@@ -1,0 +1,182 @@
+"""Modules of one input at many points: evaluated at few nodes.  Needs torch and numpy only."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import nn
+
+from femnn.evaluation.curve import Curve, curve_through
+from femnn.evaluation.evaluator import PointEvaluator, Variation
+
+# How many points there must be for each node, by what must be resolved: what shows that it is
+# resolved takes sweeps of the nodes (see benchmarks/).
+SHARE = {"values": 12, "slopes": 16, "weights": 64}
+# Values of smaller networks cost no more than their interpolation.
+FROM_WEIGHTS = 100
+
+
+def evaluator_for(net: nn.Module, n_inputs: int, chunk_size: int | None = None) -> PointEvaluator:
+    """What evaluates a module at many points, in the way that pays.
+
+    Parameters
+    ----------
+    net, n_inputs, chunk_size
+        As for :class:`PointEvaluator`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`PointEvaluator`.
+    """
+    if n_inputs == 1:
+        return CurveEvaluator(net, chunk_size)
+    return PointEvaluator(net, n_inputs, chunk_size)
+
+
+class CurveEvaluator(PointEvaluator):
+    """A module of one input, by its values at nodes where it is smooth; equal to rounding.
+
+    Nodes are chosen at each sweep from the points and the module's values alone, so nothing is
+    kept that could be out of date, and each rank decides for itself.  See ``curve_through`` for
+    where points are evaluated directly.
+
+    Parameters
+    ----------
+    net, chunk_size
+        As for :class:`PointEvaluator`.
+
+    Attributes
+    ----------
+    points_asked, points_passed : int
+        How many values at points were asked for so far, and at how many points and nodes the
+        module was evaluated for them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :class:`PointEvaluator`.
+    """
+
+    def __init__(self, net: nn.Module, chunk_size: int | None = None):
+        super().__init__(net, 1, chunk_size)
+        self._n_numbers = sum(p.numel() for p in net.parameters())
+        self.points_asked = self.points_passed = 0
+
+    def value(self, x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """See :meth:`PointEvaluator.value`."""
+        curve = self.curve(x, weights, "values")
+        if curve is None:
+            return super().value(x, weights)
+        return curve.spread(super().value(curve.nodes[:, None], weights))
+
+    def value_and_derivative(
+        self, x: np.ndarray, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`PointEvaluator.value_and_derivative`."""
+        curve = self.curve(x, weights, "slopes")
+        if curve is None:
+            return super().value_and_derivative(x, weights)
+        values, slopes = super().value_and_derivative(curve.nodes[:, None], weights)
+        return curve.spread(values), curve.spread(slopes[..., 0])[..., None]
+
+    def vjp(
+        self,
+        x: np.ndarray,
+        cotangent: np.ndarray,
+        weights: np.ndarray | None = None,
+        of_inputs: bool = True,
+        of_weights: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`PointEvaluator.vjp`."""
+        curve = self.curve(x, weights, "weights")
+        if curve is None:
+            return super().vjp(x, cotangent, weights, of_inputs, of_weights)
+        nodes, inputs = curve.nodes[:, None], np.zeros((len(x), 1))
+        _, product = super().vjp(nodes, curve.gather(cotangent), weights, False, of_weights)
+        if of_inputs:
+            slopes = self._derivatives(nodes, weights)[1][..., 0]
+            inputs[:, 0] = (cotangent * curve.spread(slopes)).sum(axis=1)
+        return inputs, product
+
+    def variation(
+        self,
+        x: np.ndarray,
+        x_dot: np.ndarray | None,
+        weights_dot: np.ndarray | None,
+        weights: np.ndarray | None = None,
+        of_slope: bool = True,
+        cotangent: np.ndarray | None = None,
+    ) -> Variation:
+        """See :meth:`PointEvaluator.variation`."""
+        curve = self.curve(x, weights, "weights")
+        if curve is None:
+            return super().variation(x, x_dot, weights_dot, weights, of_slope, cotangent)
+        nodes, slopes_wanted = curve.nodes[:, None], of_slope or cotangent is not None
+        seed = None if cotangent is None else curve.gather(cotangent)
+        change = super().variation(nodes, None, weights_dot, weights, slopes_wanted, seed)
+        values, product = curve.spread(change.values), change.weights
+        slope = None if change.slope is None else curve.spread(change.slope[..., 0])
+        if x_dot is not None:
+            seed = None if cotangent is None else curve.gather(cotangent * x_dot)
+            ones = np.ones_like(nodes)
+            along = self._variation(nodes, ones, None, weights, slopes_wanted, seed)
+            values += curve.spread(along.values) * x_dot
+            product = product + along.weights
+            if slope is not None and along.slope is not None:
+                slope += curve.spread(along.slope[..., 0]) * x_dot
+        inputs = np.zeros((len(x), 1))
+        if cotangent is not None and slope is not None:
+            inputs[:, 0] = (cotangent * slope).sum(axis=1)
+        wanted = slope[..., None] if of_slope and slope is not None else None
+        return Variation(values, wanted, inputs, product)
+
+    def curve(self, x: np.ndarray, weights: np.ndarray | None, of: str) -> Curve | None:
+        """The nodes for these points, if there are far fewer of them.
+
+        Parameters
+        ----------
+        x, weights
+            As for :meth:`PointEvaluator.value`.
+        of
+            What must be resolved: ``"values"``, also their ``"slopes"``, or also the derivatives of
+            both for the ``"weights"``.
+        """
+        self.points_asked += len(x)
+        curve, budget = None, len(x) // SHARE[of]
+        if budget and self._pays(of):
+            span = float(np.ptp(x))
+            curve = curve_through(
+                x[:, 0], lambda nodes: self._shown(nodes, weights, of, span), budget
+            )
+        self.points_passed += len(x) if curve is None else len(curve.nodes)
+        return curve
+
+    def _pays(self, of: str) -> bool:
+        """Rounding of other dtypes would be told from what is not resolved by other numbers."""
+        is_double = self.parameters.dtype == torch.float64
+        return is_double and (of != "values" or self._n_numbers >= FROM_WEIGHTS)
+
+    def _shown(
+        self, nodes: np.ndarray, weights: np.ndarray | None, of: str, span: float
+    ) -> np.ndarray:
+        """What is to be resolved; slopes as changes across the range of the points."""
+        self.points_passed += len(nodes)
+        x = nodes[:, None]
+        if of == "values":
+            return self._values(x, weights)[..., None]
+        values, slopes = self._derivatives(x, weights)
+        found = np.concatenate([values[..., None], span * slopes], axis=-1)
+        if of == "slopes" or not len(self.parameters):
+            return found
+        change = self._variation(x, None, self._direction, weights, True, None)
+        assert change.slope is not None
+        changes = np.concatenate([change.values[..., None], span * change.slope], axis=-1)
+        return np.concatenate([found, changes], axis=1)
+
+    @cached_property
+    def _direction(self) -> np.ndarray:
+        """A direction in which all weights move, each in its own way."""
+        return np.random.default_rng(0).standard_normal(len(self.parameters))

@@ -1,0 +1,231 @@
+"""Modules of one input by their values at few nodes: equal to rounding, or not used at all."""
+
+import firedrake as fd
+import numpy as np
+import pytest
+import torch
+from firedrake.adjoint import (
+    Control,
+    ReducedFunctional,
+    continue_annotation,
+    pause_annotation,
+)
+from torch import nn
+
+import femnn
+from femnn.evaluation.curve import curve_through
+from femnn.evaluation.evaluator import PointEvaluator
+from femnn.evaluation.interpolated import CurveEvaluator, evaluator_for
+from femnn.evaluation.jacobian import weight_jacobian
+
+N = 40_000
+
+
+def steep():
+    net = femnn.MLP(1, 8, 2, seed=2)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(6)
+    return net
+
+
+def hidden_behind_zeros():
+    """The value is 0 everywhere, the output layer's gradient is not smooth at all."""
+    net = femnn.MLP(1, 8, 1, seed=3)
+    first, last = (layer for layer in net.modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        first.weight.mul_(300)
+        last.weight.zero_()
+    return net
+
+
+def kinks():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(1, 20), nn.ReLU(), nn.Linear(20, 1)).double()
+
+
+class OfManyOrders(nn.Module):
+    """As a conductivity of the head: 14 orders of magnitude."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = femnn.MLP(1, 12, 1, seed=4)
+
+    def forward(self, x):
+        return torch.exp(-32 * x**2 + self.inner(x))
+
+
+class Cancelling(nn.Module):
+    """Rounding is much larger than the value's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = femnn.MLP(1, 12, 1, seed=5)
+
+    def forward(self, x):
+        return (1e3 + self.inner(x)) - 1e3
+
+
+def constant():
+    net = femnn.MLP(1, 4, 1, seed=1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    return net
+
+
+# With the most points that may pass through the network for N values with derivatives.
+NETWORKS = {
+    "smooth": (lambda: femnn.MLP(1, 12, 12, 1, output="softplus", seed=1), 700),
+    "gradient": (lambda: femnn.Gradient(femnn.MLP(1, 8, 8, 1, seed=1)), 1000),
+    "constant": (constant, 400),
+    "steep": (steep, N / 4),
+    "kinks": (kinks, N / 4),
+    "of-many-orders": (OfManyOrders, N / 4),
+    "cancelling": (Cancelling, N / 4),
+    "hidden-behind-zeros": (hidden_behind_zeros, 400),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request):
+    make, most = NETWORKS[request.param]
+    net = make()
+    return PointEvaluator(net, 1), CurveEvaluator(net), most, request.param
+
+
+def everything(evaluator, x):
+    """What an evaluator gives, in all ways."""
+    random = np.random.default_rng(1)
+    cotangent = random.normal(size=(len(x), evaluator.n_outputs))
+    x_dot = random.normal(size=x.shape)
+    w_dot = random.normal(size=len(evaluator.parameters))
+    both = evaluator.variation(x, x_dot, w_dot, cotangent=cotangent)
+    return {
+        "value": (evaluator.value(x),),
+        "value and slope": evaluator.value_and_derivative(x),
+        "products": evaluator.vjp(x, cotangent),
+        "product with the weights'": (evaluator.weight_vjp(x, cotangent),),
+        "change": (both.values, both.slope, both.inputs, both.weights),
+        "change by x": (evaluator.variation(x, x_dot, None, of_slope=False).values,),
+        "change by weights": (evaluator.variation(x, None, w_dot, of_slope=False).values,),
+        "Jacobian": (weight_jacobian(evaluator, x[:12_000]),),
+    }
+
+
+def test_equal_to_rounding(case):
+    """Also where not all is smooth, and where only the weights' derivatives are not."""
+    exact, curve, most, name = case
+    x = np.random.default_rng(0).uniform(-1, 1, (N, 1))
+    rounding = 1e-11 if name == "cancelling" else 5e-14
+    expected, found = everything(exact, x), everything(curve, x)
+    for what, wanted in expected.items():
+        for a, b in zip(wanted, found[what], strict=True):
+            assert a.shape == b.shape
+            assert np.abs(a - b).max() <= rounding * np.abs(a).max(), what
+    curve.points_asked = curve.points_passed = 0
+    curve.value_and_derivative(x)
+    assert curve.points_asked == N
+    assert curve.points_passed <= most
+
+
+def test_small_values_keep_their_digits():
+    """Each value is right to its own rounding, not to that of the largest one."""
+    net = OfManyOrders()
+    x = np.random.default_rng(0).uniform(-1, 1, (N, 1))
+    exact, curve = PointEvaluator(net, 1), CurveEvaluator(net)
+    value, slope = exact.value_and_derivative(x)
+    assert value.max() > 1e12 * value.min()
+    found, found_slope = curve.value_and_derivative(x)
+    assert curve.points_passed < N / 4
+    assert (np.abs(found - value) / value).max() < 2e-13
+    # A slope beside the value's change over the range.
+    assert (np.abs(found_slope[..., 0] - slope[..., 0]) / value).max() < 1e-11
+
+
+def uneven():
+    """Nearly all points lie close together, one is far away."""
+    x = np.random.default_rng(0).uniform(0, 1e-3, (N, 1))
+    x[7] = 5.0
+    return x
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.random.default_rng(0).uniform(-1, 1, (200, 1)),
+        np.full((N, 1), 0.3),
+        np.array([[0.3]]),
+        np.empty((0, 1)),
+        np.where(np.arange(N)[:, None] == 5, np.nan, 0.1 * np.arange(N)[:, None]),
+    ],
+    ids=["few", "equal", "one", "none", "nan"],
+)
+def test_points_that_want_the_network_itself(x):
+    net = femnn.MLP(1, 12, 12, 1, seed=1)
+    exact, curve = PointEvaluator(net, 1), CurveEvaluator(net)
+    for a, b in zip(exact.value_and_derivative(x), curve.value_and_derivative(x), strict=True):
+        assert np.array_equal(a, b, equal_nan=True)
+    cotangent = np.ones_like(x)
+    assert np.array_equal(
+        exact.weight_vjp(x, cotangent), curve.weight_vjp(x, cotangent), equal_nan=True
+    )
+
+
+def test_uneven_points():
+    net, x = femnn.MLP(1, 12, 12, 1, seed=1), uneven()
+    exact, curve = PointEvaluator(net, 1), CurveEvaluator(net)
+    for a, b in zip(exact.value_and_derivative(x), curve.value_and_derivative(x), strict=True):
+        assert np.abs(a - b).max() <= 1e-14 * np.abs(a).max()
+    assert curve.points_passed < N / 8
+
+
+def test_single_precision_is_left_alone():
+    net, x = femnn.MLP(1, 12, 12, 1, seed=1).float(), np.linspace(0, 1, N)[:, None]
+    assert np.array_equal(PointEvaluator(net, 1).value(x), CurveEvaluator(net).value(x))
+
+
+def test_the_transposed_map_is_the_transposed():
+    x = np.random.default_rng(0).uniform(-1, 3, 5000)
+    curve = curve_through(x, lambda t: np.abs(t - 0.2)[:, None, None], 2000)
+    assert 0 < curve.n_direct < 100
+    at_nodes, at_points = np.random.default_rng(1).normal(size=(2, 5000, 2))
+    at_nodes = at_nodes[: len(curve.nodes)]
+    left = np.vdot(curve.spread(at_nodes), at_points)
+    assert left == pytest.approx(np.vdot(at_nodes, curve.gather(at_points)), rel=1e-12)
+    np.testing.assert_allclose(curve.spread(np.sin(curve.nodes)[:, None])[:, 0], np.sin(x), 0, 1e-14)
+
+
+def test_laws_of_several_inputs_are_evaluated_directly():
+    assert type(evaluator_for(femnn.MLP(2, 4, 1), 2)) is PointEvaluator
+    assert type(evaluator_for(femnn.MLP(1, 4, 1), 1)) is CurveEvaluator
+
+
+def heat(exact):
+    """The misfit of an equation with a law of the unknown, its gradient and a Hessian's action."""
+    mesh = fd.UnitSquareMesh(48, 48)
+    V = fd.FunctionSpace(mesh, "P", 1)
+    u, v = fd.Function(V), fd.TestFunction(V)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 12, 12, 1, output="softplus", seed=3), u)
+    if exact:
+        kappa.evaluator.curve = lambda *_: None
+    F = (kappa * fd.inner(fd.grad(u), fd.grad(v)) - 10 * v) * fd.dx
+    continue_annotation()
+    femnn.solve(F == 0, u, fd.DirichletBC(V, 0, "on_boundary"))
+    J = femnn.assemble((u - 0.1) ** 2 * fd.dx)
+    pause_annotation()
+    Jhat = ReducedFunctional(J, Control(kappa.weights))
+    direction = kappa.weights + np.random.default_rng(0).normal(size=len(kappa.weights.vector))
+    gradient = Jhat.derivative()
+    return float(J), np.asarray(gradient), np.asarray(Jhat.hessian(direction)), kappa.evaluator
+
+
+@pytest.mark.parallel([1, 2])
+def test_a_solve_with_it():
+    """Functional, gradient and Hessian's action as with the network at every point."""
+    J, gradient, action, evaluator = heat(False)
+    expected, expected_gradient, expected_action, _ = heat(True)
+    assert evaluator.points_passed < evaluator.points_asked / 4
+    assert pytest.approx(expected, rel=1e-14) == J
+    assert np.linalg.norm(gradient - expected_gradient) < 1e-12 * np.linalg.norm(gradient)
+    assert np.linalg.norm(action - expected_action) < 1e-11 * np.linalg.norm(action)
