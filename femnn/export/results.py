@@ -17,8 +17,9 @@ from mpi4py import MPI
 from pyadjoint.tape import no_annotations
 from torch import nn
 
+from femnn.atomic import atomic_file
 from femnn.coefficient.coefficient import NeuralCoefficient
-from femnn.export.files import atomic_file, save
+from femnn.export.files import save
 from femnn.parallel import on_all_ranks, on_rank_zero
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from mpi4py import MPI
 from pyadjoint.tape import no_annotations
 
+from femnn.atomic import atomic_file
 from femnn.coefficient.coefficient import NeuralCoefficient
-from femnn.export.files import atomic_file
 from femnn.export.plots import pyplot_for
 from femnn.export.results import plain
 from femnn.inference.posterior import LaplacePosterior

@@ -36,7 +36,10 @@ class Coordinates:
 
     def best(self) -> np.ndarray:
         """The best point, a new array of shape ``(n,)``.  Collective."""
-        x = self._run.loss.best.vector
+        return self.at(self._run.loss.best.vector)
+
+    def at(self, x: np.ndarray) -> np.ndarray:
+        """Where the controls have these values, a new array of shape ``(n,)``.  Collective."""
         y = self._of_rank_zero(self._metric.coordinates(x))
         self._known = (y, x)  # rounding would make it another point
         return y.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyadjoint import ReducedFunctional, stop_annotating
 from femnn.training.history import Step
 from femnn.training.optimisers import optimiser_of
 from femnn.training.result import FitResult
+from femnn.training.resumption import keeping_of
 from femnn.training.run import Run
 from femnn.training.settings import Settings
 
@@ -30,6 +32,9 @@ def fit(
     patience: float | None = 10.0,
     callback: Callable[[Step, np.ndarray], Any] | None = None,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 20,
+    resume: bool = False,
 ) -> FitResult:
     """Minimise a reduced functional over weights, fields and Constants.  Collective.
 
@@ -100,6 +105,16 @@ def fit(
         true return value stops the training; what it raises on one rank is raised on all.
     progress
         Whether rank 0 shows live progress.
+    checkpoint
+        A folder in which the state of the training is kept: values, the optimiser's memory, the
+        history, random states, and the callback's ``state_dict()`` where it has one.  Rank 0
+        writes.  SIGTERM and SIGUSR1, which clusters send before they kill, then end the training
+        after the evaluation in hand.
+    checkpoint_every
+        Number of iterations from one writing to the next.
+    resume
+        Go on from what ``checkpoint`` holds, with the same iterates as without the break, on other
+        numbers of ranks but for rounding; begin where it holds nothing yet.
 
     Returns
     -------
@@ -139,6 +154,8 @@ def fit(
     >>> result = fit(Jhat, maxiter=100, callback=lambda step, w: femnn.save(net, "net.safetensors"))
     >>> result = fit(Jhat, torch.optim.AdamW(net.parameters(), lr=1e-2), maxiter=500)
 
+    >>> fit(Jhat, checkpoint="training", resume=True)  # the same line after a break
+
     >>> controls = [Control(kappa.weights), Control(f, riesz_map="H1"), Control(c)]
     >>> result = fit(ReducedFunctional(J, controls), "bnls", bounds=[None, None, (0, None)])
     """
@@ -148,5 +165,6 @@ def fit(
     )
     name = method if isinstance(method, str) else type(method).__name__
     optimiser.check_settings(name, settings, bounds)
-    with stop_annotating(), Run(Jhat, settings, callback, progress, bounds) as run:
+    keeping = keeping_of(name, optimiser.resumes, checkpoint, checkpoint_every, resume)
+    with stop_annotating(), Run(Jhat, name, settings, callback, progress, bounds, keeping) as run:
         return run.minimise(optimiser)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import firedrake as fd
@@ -13,36 +13,16 @@ import numpy as np
 from pyadjoint import OverloadedType
 
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
-from femnn.tape.counts import at_most, count
-from femnn.tape.model import is_computed_on
+from femnn.tape.counts import Budget, at_most, count
+from femnn.tape.model import forget_guesses, is_computed_on
 from femnn.training.controls import ControlVector
 from femnn.training.history import Rejection
+from femnn.training.journal import Evaluation, Journal
+from femnn.training.point import Point
 
 # An evaluation that is not given up: so many linear systems in all, or for each equation.
 SURELY = 100
 USUAL = 2
-
-
-@dataclass(frozen=True)
-class Point:
-    """Values of the controls with the loss and its gradient there.
-
-    Attributes
-    ----------
-    vector, gradient
-        Shape ``(n,)`` with one entry for each of the controls' numbers, the same on every rank.
-    loss
-        The loss, the same on every rank.
-    gradient_norm, largest_entry
-        Of the gradient that bounds leave free; see
-        :meth:`~femnn.training.controls.ControlVector.size_of_gradient`.
-    """
-
-    vector: np.ndarray
-    loss: float
-    gradient: np.ndarray
-    gradient_norm: float
-    largest_entry: float
 
 
 class Loss:
@@ -74,6 +54,11 @@ class Loss:
         Those of them that failed.
     patience : float or None
         How many times the usual work an evaluation may take.
+    journal : Journal
+        The evaluations that are kept, or repeated.
+    runs : list of numpy.ndarray
+        Where the model was run since its solvers forgot their last solutions, where that is
+        followed.
 
     Raises
     ------
@@ -94,7 +79,10 @@ class Loss:
         self.controls = ControlVector(Jhat, bounds)
         self.evaluations, self.patience = 0, patience
         self.rejections: list[Rejection] = []
-        self._work: list[int] = []  # of evaluations that succeeded
+        self.journal = Journal()
+        self.runs: list[np.ndarray] = []
+        self._follows_runs = False
+        self._work: list[int] = []  # of successes
         self._equations = 0  # that were solved in the last of them
         self._comm = self.controls.comm
         self._on_rejection = on_rejection
@@ -132,7 +120,7 @@ class Loss:
         firedrake.ConvergenceError
             If the forward solve fails.
         """
-        vector = self.controls.read()
+        vector = self.journal.next_vector if self.journal.repeats else self.controls.read()
         value, gradient = self._evaluate(vector)
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             what = f"loss is {value}" if not np.isfinite(value) else "gradient is not finite"
@@ -174,7 +162,7 @@ class Loss:
         try:
             value, gradient = self._evaluate(vector)
         except fd.ConvergenceError as error:
-            return self._reject(vector, str(error).strip().splitlines()[0])
+            return self._reject(vector, _first_line(error))
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             return self._reject(vector, "the loss or its gradient is not finite")
         self._note(vector, value, gradient)
@@ -210,45 +198,106 @@ class Loss:
         except fd.ConvergenceError as error:
             warnings.warn(
                 f"fit: the forward solve at the best {self.controls.what}, which had converged "
-                f"before, has failed ({str(error).strip().splitlines()[0]}). They are kept; "
+                f"before, has failed ({_first_line(error)}). They are kept; "
                 "evaluate the reduced functional before you take its derivatives.",
                 stacklevel=2,
             )
 
     def _evaluate(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         self.evaluations += 1
-        value = float(self._run_within_limit(vector))
+        found = self.journal.known(vector)
+        if found is None:
+            found = self._compute(vector)
+        self.journal.add(found)
+        if found.gradient is None:
+            raise fd.ConvergenceError(found.why)
+        self._work.append(found.work)
+        self._equations = found.equations
+        return found.value, found.gradient
+
+    def _compute(self, vector: np.ndarray) -> Evaluation:
+        try:
+            value, spent = self._run_within_limit(vector)
+        except fd.ConvergenceError as error:
+            self.journal.add(Evaluation(vector.copy(), np.nan, None, _first_line(error)))
+            raise
         gradient = self.controls.flat(self._derivative())
-        value = from_rank_zero(self._comm, value)
-        return value, vector_from_rank_zero(self._comm, gradient)
+        return Evaluation(
+            vector.copy(),
+            from_rank_zero(self._comm, float(value)),
+            vector_from_rank_zero(self._comm, gradient),
+            work=spent.used,
+            equations=spent.solves,
+        )
 
     def _derivative(self) -> Any:
         count("adjoint")
         return self.Jhat.derivative()
 
-    def _run_within_limit(self, vector: np.ndarray) -> Any:
+    def _run_within_limit(self, vector: np.ndarray) -> tuple[Any, Budget]:
         """The functional; given up where it takes much more work than it usually does."""
         limit = self._limit()
         why = f"more than {self.patience} times the usual work (fit's patience)"
         with at_most(limit, why) as spent:
-            value = self._run(vector)
-        self._work.append(spent.used)
-        self._equations = spent.solves
-        return value
+            return self._run(vector), spent
 
     def _limit(self) -> float:
         """How many linear systems an evaluation may solve, the same on all ranks.  Collective."""
         if self.patience is None or not self._work:
             return np.inf
         usual = max(statistics.median(self._work), USUAL * self._equations)
-        return from_rank_zero(self._comm, max(self.patience * usual, SURELY))
+        return max(self.patience * usual, SURELY)
 
     def _run(self, vector: np.ndarray) -> Any:
         self._evaluated = None
+        if self._follows_runs:
+            self.runs.append(vector.copy())
         count("forward")
         value = self.Jhat(self.controls.values(vector))
         self._evaluated = (vector.copy(), self._runs_of_the_tape())
         return value
+
+    def follow_runs(self) -> None:
+        """Keep where the model is run."""
+        self._follows_runs = True
+
+    def forget_guesses(self) -> None:
+        """Let the model's solvers start as if they had solved nothing before."""
+        forget_guesses(self.Jhat)
+        self.runs, self._evaluated = [], None
+
+    def value_at(self, vector: np.ndarray) -> float:
+        """The loss, which is not counted; the solvers forget it again.  Collective."""
+        self.forget_guesses()
+        value = from_rank_zero(self._comm, float(self._run(vector)))
+        self.forget_guesses()
+        return value
+
+    def run_again(self, vectors: list[np.ndarray]) -> None:
+        """Run the model at these points, so that its solvers know what they knew.  Collective."""
+        for vector in vectors:
+            with suppress(fd.ConvergenceError):  # it was a rejected step then, too
+                self._run_within_limit(vector)
+        if self._evaluated is not None:
+            self._derivative()
+
+    def state(self) -> dict[str, Any]:
+        """All that is known, in numbers, strings and tensors."""
+        return {
+            "best": self.best.plain(),
+            "last": self.last.plain(),
+            "evaluations": self.evaluations,
+            "rejections": [vars(r) for r in self.rejections],
+            "work": list(self._work),
+            "equations": self._equations,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`state` gave."""
+        self._best, self._last = Point.of(state["best"]), Point.of(state["last"])
+        self.evaluations, self._equations = state["evaluations"], state["equations"]
+        self.rejections = [Rejection(**r) for r in state["rejections"]]
+        self._work = list(state["work"])
 
     def _is_evaluated_at(self, vector: np.ndarray) -> bool:
         """Whether the tape's last run, by whomever, was at this vector."""
@@ -275,6 +324,10 @@ class Loss:
         length = float(np.linalg.norm(away))
         rise = 10.0 * max(abs(self.last.loss), 1e-30)
         return self.last.loss + rise, (2 * rise / length**2) * away
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def check_functional(Jhat: Any) -> None:

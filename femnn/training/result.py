@@ -53,7 +53,7 @@ class FitResult:
         linear systems that were solved in all: what methods are to be compared by.
     reason : str
         Why it stopped: ``"converged"``, ``"iterations"``, ``"evaluations"``, ``"target"``,
-        ``"callback"``, ``"interrupted"`` or ``"no progress"``.
+        ``"callback"``, ``"interrupted"``, ``"preempted"`` (by a signal) or ``"no progress"``.
     message : str
         The same in a sentence.
     seconds : float

@@ -29,6 +29,7 @@ ROOMS = (
     "evaluation",
     "networks",
     "parallel",
+    "atomic",
 )
 # Above all rooms: the programs, and the public names that they use.
 FLOORS = ("__main__", "doctor", "femnn", *ROOMS)
