@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,7 @@ from safetensors.torch import save as as_bytes
 from safetensors.torch import save_file
 from torch import nn
 
+from femnn.atomic import atomic_file
 from femnn.evaluation.probe import check_module
 from femnn.networks.config import Configured
 from femnn.networks.inputs import FourierFeatures, InputScaling, PeriodicInputs
@@ -43,43 +40,6 @@ _KINDS: tuple[type[Configured], ...] = (
     Output,
 )
 BUILDERS: dict[str, type[Configured]] = {kind.__name__: kind for kind in _KINDS}
-
-
-@contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Write a file under a temporary name and give it its own only when it is complete.
-
-    Parameters
-    ----------
-    path
-        Where the file shall be; its folder is made where it is missing.
-
-    Yields
-    ------
-    pathlib.Path
-        The temporary name to write to, with the same suffix.
-
-    Raises
-    ------
-    FileExistsError
-        If a folder or a device has that name.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        kind = "folder" if path.is_dir() else "device"
-        raise FileExistsError(f"{path} is a {kind}: give the name of a file, new or to replace.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(

@@ -11,8 +11,8 @@ import numpy as np
 from mpi4py import MPI
 from torch import nn
 
+from femnn.atomic import atomic_file
 from femnn.evaluation.evaluator import PointEvaluator
-from femnn.export.files import atomic_file
 from femnn.parallel import on_rank_zero
 
 MAX_ROWS = 10_000_000

@@ -41,6 +41,13 @@ def is_computed_on(functional: OverloadedType, tape: Tape) -> bool:
     return any(output is node for block in tape.get_blocks() for output in block.get_outputs())
 
 
+def forget_guesses(Jhat: Any) -> None:
+    """Let all solves behind a reduced functional start as if they had not been run before."""
+    for block in blocks_behind(getattr(Jhat, "functional", None), getattr(Jhat, "tape", None)):
+        if hasattr(block, "forget_guess"):
+            block.forget_guess()
+
+
 def largest_comm(values: Iterable[Any]) -> MPI.Comm | None:
     """The communicator of the most ranks among those of vectors, fields and meshes."""
     comms = (

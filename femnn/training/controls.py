@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import firedrake as fd
@@ -73,6 +74,24 @@ class ControlVector:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def description(self) -> list[list[Any]]:
+        """Kind, name and length of each control."""
+        return [[type(k.object).__name__, k.name, len(k)] for k in self._kinds]
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The places of the vector in an order that does not depend on the ranks.  Collective.
+
+        Raises
+        ------
+        ValueError
+            If a field's degrees of freedom are not values at points.
+        """
+        starts = self._ends - [len(k) for k in self._kinds]
+        orders = [k.order() + start for k, start in zip(self._kinds, starts, strict=True)]
+        return np.concatenate(orders)
 
     @property
     def what(self) -> str:

@@ -36,8 +36,23 @@ class Coordinates:
 
     def best(self) -> np.ndarray:
         """The best point, a new array of shape ``(n,)``.  Collective."""
-        x = self._run.loss.best.vector
-        y = self._of_rank_zero(self._metric.coordinates(x))
+        return self.at(self._run.loss.best.vector)
+
+    def at(self, x: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+        """Where the controls have these values, a new array of shape ``(n,)``.  Collective.
+
+        Parameters
+        ----------
+        x
+            The values.
+        known
+            The same from a former process, perhaps with the values in another order of its own,
+            which matters where the inner product couples them.
+        """
+        if known is not None and self._metric.is_diagonal:
+            y = known
+        else:
+            y = self._of_rank_zero(self._metric.coordinates(x))
         self._known = (y, x)  # rounding would make it another point
         return y.copy()
 

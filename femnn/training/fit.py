@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyadjoint import ReducedFunctional, stop_annotating
 from femnn.training.history import Step
 from femnn.training.optimisers import optimiser_of
 from femnn.training.result import FitResult
+from femnn.training.resumption import keeping_of
 from femnn.training.run import Run
 from femnn.training.settings import Settings
 
@@ -27,8 +29,12 @@ def fit(
     bounds: Any = None,
     learning_rate: float | None = None,
     options: Mapping[str, Any] | None = None,
+    patience: float | None = 10.0,
     callback: Callable[[Step, np.ndarray], Any] | None = None,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 20,
+    resume: bool = False,
 ) -> FitResult:
     """Minimise a reduced functional over weights, fields and Constants.  Collective.
 
@@ -86,19 +92,35 @@ def fit(
         ``amsgrad``, ``decoupled_weight_decay``), of Gauss-Newton and Newton-CG (``cgtol`` and
         ``maxcg`` of conjugate gradients, which are then used for few controls too, where steps
         are else by the matrix itself), or PETSc's for TAO, such as ``{"tao_bnk_ksp_rtol": 1e-8}``.
+    patience
+        A trial step at which Newton's methods take more than this many times the iterations that
+        they usually take in all, and more than a hundred, is given up: a rejected step, with the
+        reason in ``result.rejections``.  Counted, not timed, so that all ranks do the same.
+        ``None`` for no limit but the solvers' own.
     callback
         Called as ``callback(step, weights)`` after each iteration on every rank, and once
-        before the first: ``step`` has ``iteration``, ``evaluations``, ``loss``,
-        ``gradient_norm`` and ``seconds``, ``weights`` is a copy of the step's weights, shape
+        before the first: ``step`` has ``iteration``, ``evaluations``, ``loss``, ``gradient_norm``,
+        ``seconds`` and ``solves``, ``weights`` is a copy of the step's weights, shape
         ``(n_weights,)``.  Networks, Functions and Constants hold the step's values meanwhile.  A
         true return value stops the training; what it raises on one rank is raised on all.
     progress
         Whether rank 0 shows live progress.
+    checkpoint
+        A folder in which the state of the training is kept: values, the optimiser's memory, the
+        history, random states, and the callback's ``state_dict()`` where it has one.  Rank 0
+        writes.  SIGTERM and SIGUSR1, which clusters send before they kill, then end the training
+        after the evaluation in hand.
+    checkpoint_every
+        Number of iterations from one writing to the next.
+    resume
+        Go on from what ``checkpoint`` holds, with the same iterates as without the break, on other
+        numbers of ranks but for rounding; begin where it holds nothing yet.
 
     Returns
     -------
     FitResult
-        The best values and the loss there, why the training ended, and each iteration.
+        The best values and the loss there, why the training ended, each iteration, and
+        ``result.solves``: how often the model was run, and its derivatives.
 
     Raises
     ------
@@ -132,14 +154,17 @@ def fit(
     >>> result = fit(Jhat, maxiter=100, callback=lambda step, w: femnn.save(net, "net.safetensors"))
     >>> result = fit(Jhat, torch.optim.AdamW(net.parameters(), lr=1e-2), maxiter=500)
 
+    >>> fit(Jhat, checkpoint="training", resume=True)  # the same line after a break
+
     >>> controls = [Control(kappa.weights), Control(f, riesz_map="H1"), Control(c)]
     >>> result = fit(ReducedFunctional(J, controls), "bnls", bounds=[None, None, (0, None)])
     """
     optimiser = optimiser_of(method)
     settings = Settings(
-        maxiter, gtol, ftol, target, learning_rate, {} if options is None else options
+        maxiter, gtol, ftol, target, learning_rate, {} if options is None else options, patience
     )
     name = method if isinstance(method, str) else type(method).__name__
     optimiser.check_settings(name, settings, bounds)
-    with stop_annotating(), Run(Jhat, settings, callback, progress, bounds) as run:
+    keeping = keeping_of(name, optimiser.resumes, checkpoint, checkpoint_every, resume)
+    with stop_annotating(), Run(Jhat, name, settings, callback, progress, bounds, keeping) as run:
         return run.minimise(optimiser)

@@ -14,6 +14,7 @@ from femnn.coefficient.coefficient import NeuralCoefficient
 from femnn.tape.weights import Weights
 from femnn.training.layout import Layout
 from femnn.training.metrics import Metric, metric_of
+from femnn.training.order import geometric_order
 
 
 class Kind(Protocol):
@@ -56,6 +57,9 @@ class Kind(Protocol):
     def gather(self, own: np.ndarray) -> np.ndarray:
         """The vector from each rank's part.  Collective."""
 
+    def order(self) -> np.ndarray:
+        """The vector's places in an order that does not depend on the ranks.  Collective."""
+
 
 class OfWeights:
     """The weights of a network; see :class:`Kind`."""
@@ -91,6 +95,10 @@ class OfWeights:
         """See :class:`Kind`."""
         bound = bound.vector if isinstance(bound, Weights) else bound
         return _spread(bound, (len(self),), f"the {len(self)} weights of {self.name}")
+
+    def order(self) -> np.ndarray:
+        """See :class:`Kind`."""
+        return np.arange(len(self))
 
     def gather(self, own: np.ndarray) -> np.ndarray:
         """See :class:`Kind`."""
@@ -131,6 +139,10 @@ class OfConstant:
         """See :class:`Kind`."""
         return _spread(_number(bound), self._shape, f"the Constant {self.name}")
 
+    def order(self) -> np.ndarray:
+        """See :class:`Kind`."""
+        return np.arange(len(self))
+
     def gather(self, own: np.ndarray) -> np.ndarray:
         """See :class:`Kind`."""
         return own
@@ -167,6 +179,10 @@ class OfField:
     def flat(self, derivative: fd.Cofunction) -> np.ndarray:
         """See :class:`Kind`."""
         return self.gather(self._layout.own(derivative))
+
+    def order(self) -> np.ndarray:
+        """See :class:`Kind`."""
+        return geometric_order(self.object)
 
     def bound(self, bound: Any) -> np.ndarray:
         """See :class:`Kind`."""

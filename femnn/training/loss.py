@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import firedrake as fd
@@ -12,30 +13,16 @@ import numpy as np
 from pyadjoint import OverloadedType
 
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
-from femnn.tape.model import is_computed_on
+from femnn.tape.counts import Budget, at_most, count
+from femnn.tape.model import forget_guesses, is_computed_on
 from femnn.training.controls import ControlVector
+from femnn.training.history import Rejection
+from femnn.training.journal import Evaluation, Journal
+from femnn.training.point import Point
 
-
-@dataclass(frozen=True)
-class Point:
-    """Values of the controls with the loss and its gradient there.
-
-    Attributes
-    ----------
-    vector, gradient
-        Shape ``(n,)`` with one entry for each of the controls' numbers, the same on every rank.
-    loss
-        The loss, the same on every rank.
-    gradient_norm, largest_entry
-        Of the gradient that bounds leave free; see
-        :meth:`~femnn.training.controls.ControlVector.size_of_gradient`.
-    """
-
-    vector: np.ndarray
-    loss: float
-    gradient: np.ndarray
-    gradient_norm: float
-    largest_entry: float
+# An evaluation that is not given up: so many linear systems in all, or for each equation.
+SURELY = 100
+USUAL = 2
 
 
 class Loss:
@@ -52,6 +39,8 @@ class Loss:
         Called with the reason where an evaluation fails.
     bounds
         Of the controls, as :func:`femnn.fit` takes them.
+    patience
+        How many times the usual work an evaluation may take.
 
     Attributes
     ----------
@@ -59,8 +48,18 @@ class Loss:
         The reduced functional.
     controls : ControlVector
         Its controls.
-    evaluations, rejected : int
-        Evaluations of value and gradient so far, and how many of them failed.
+    evaluations : int
+        Evaluations of value and gradient so far.
+    rejections : list of Rejection
+        Those of them that failed.
+    patience : float or None
+        How many times the usual work an evaluation may take.
+    journal : Journal
+        The evaluations that are kept, or repeated.
+    follows_runs : bool
+        Whether it is kept where the model is run.
+    runs : list of numpy.ndarray
+        Where, since its solvers forgot their last solutions.
 
     Raises
     ------
@@ -70,17 +69,32 @@ class Loss:
     """
 
     def __init__(
-        self, Jhat: Any, on_rejection: Callable[[str], None] | None = None, bounds: Any = None
+        self,
+        Jhat: Any,
+        on_rejection: Callable[[str], None] | None = None,
+        bounds: Any = None,
+        patience: float | None = None,
     ):
         check_functional(Jhat)
         self.Jhat = Jhat
         self.controls = ControlVector(Jhat, bounds)
-        self.evaluations = self.rejected = 0
+        self.evaluations, self.patience = 0, patience
+        self.rejections: list[Rejection] = []
+        self.journal = Journal()
+        self.runs: list[np.ndarray] = []
+        self.follows_runs = False
+        self._work: list[int] = []  # of successes
+        self._equations = 0  # that were solved in the last of them
         self._comm = self.controls.comm
         self._on_rejection = on_rejection
         self._best: Point | None = None
         self._last: Point | None = None
         self._evaluated: tuple[np.ndarray, int | None] | None = None
+
+    @property
+    def rejected(self) -> int:
+        """How many evaluations failed."""
+        return len(self.rejections)
 
     @property
     def best(self) -> Point:
@@ -107,7 +121,7 @@ class Loss:
         firedrake.ConvergenceError
             If the forward solve fails.
         """
-        vector = self.controls.read()
+        vector = self.journal.next_vector if self.journal.repeats else self.controls.read()
         value, gradient = self._evaluate(vector)
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             what = f"loss is {value}" if not np.isfinite(value) else "gradient is not finite"
@@ -149,7 +163,7 @@ class Loss:
         try:
             value, gradient = self._evaluate(vector)
         except fd.ConvergenceError as error:
-            return self._reject(vector, str(error).strip().splitlines()[0])
+            return self._reject(vector, _first_line(error))
         if not (np.isfinite(value) and np.isfinite(gradient).all()):
             return self._reject(vector, "the loss or its gradient is not finite")
         self._note(vector, value, gradient)
@@ -171,7 +185,7 @@ class Loss:
         if not self._is_evaluated_at(self.last.vector):
             self._run(self.last.vector)
             if derivative:
-                self.Jhat.derivative()
+                self._derivative()
 
     def return_to_best(self) -> None:
         """Let the tape hold the best point, so that derivatives are taken there.  Collective.
@@ -185,23 +199,102 @@ class Loss:
         except fd.ConvergenceError as error:
             warnings.warn(
                 f"fit: the forward solve at the best {self.controls.what}, which had converged "
-                f"before, has failed ({str(error).strip().splitlines()[0]}). They are kept; "
+                f"before, has failed ({_first_line(error)}). They are kept; "
                 "evaluate the reduced functional before you take its derivatives.",
                 stacklevel=2,
             )
 
     def _evaluate(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         self.evaluations += 1
-        value = float(self._run(vector))
-        gradient = self.controls.flat(self.Jhat.derivative())
-        value = from_rank_zero(self._comm, value)
-        return value, vector_from_rank_zero(self._comm, gradient)
+        found = self.journal.known(vector)
+        if found is None:
+            found = self._compute(vector)
+        self.journal.add(found)
+        if found.gradient is None:
+            raise fd.ConvergenceError(found.why)
+        self._work.append(found.work)
+        self._equations = found.equations
+        return found.value, found.gradient
+
+    def _compute(self, vector: np.ndarray) -> Evaluation:
+        try:
+            value, spent = self._run_within_limit(vector)
+        except fd.ConvergenceError as error:
+            self.journal.add(Evaluation(vector.copy(), np.nan, None, _first_line(error)))
+            raise
+        gradient = self.controls.flat(self._derivative())
+        return Evaluation(
+            vector.copy(),
+            from_rank_zero(self._comm, float(value)),
+            vector_from_rank_zero(self._comm, gradient),
+            work=spent.used,
+            equations=spent.solves,
+        )
+
+    def _derivative(self) -> Any:
+        count("adjoint")
+        return self.Jhat.derivative()
+
+    def _run_within_limit(self, vector: np.ndarray) -> tuple[Any, Budget]:
+        """The functional; given up where it takes much more work than it usually does."""
+        limit = self._limit()
+        why = f"more than {self.patience} times the usual work (fit's patience)"
+        with at_most(limit, why) as spent:
+            return self._run(vector), spent
+
+    def _limit(self) -> float:
+        """How many linear systems an evaluation may solve, the same on all ranks.  Collective."""
+        if self.patience is None or not self._work:
+            return np.inf
+        usual = max(statistics.median(self._work), USUAL * self._equations)
+        return max(self.patience * usual, SURELY)
 
     def _run(self, vector: np.ndarray) -> Any:
         self._evaluated = None
+        if self.follows_runs:
+            self.runs.append(vector.copy())
+        count("forward")
         value = self.Jhat(self.controls.values(vector))
         self._evaluated = (vector.copy(), self._runs_of_the_tape())
         return value
+
+    def forget_guesses(self) -> None:
+        """Let the model's solvers start as if they had solved nothing before."""
+        forget_guesses(self.Jhat)
+        self.runs, self._evaluated = [], None
+
+    def value_at(self, vector: np.ndarray) -> float:
+        """The loss, which is not counted; the solvers forget it again.  Collective."""
+        self.forget_guesses()
+        value = from_rank_zero(self._comm, float(self._run(vector)))
+        self.forget_guesses()
+        return value
+
+    def run_again(self, vectors: list[np.ndarray]) -> None:
+        """Run the model at these points, so that its solvers know what they knew.  Collective."""
+        for vector in vectors:
+            with suppress(fd.ConvergenceError):  # it was a rejected step then, too
+                self._run_within_limit(vector)
+        if self._evaluated is not None:
+            self._derivative()
+
+    def state(self) -> dict[str, Any]:
+        """All that is known, in numbers, strings and tensors."""
+        return {
+            "best": self.best.plain(),
+            "last": self.last.plain(),
+            "evaluations": self.evaluations,
+            "rejections": [vars(r) for r in self.rejections],
+            "work": list(self._work),
+            "equations": self._equations,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what :meth:`state` gave."""
+        self._best, self._last = Point.of(state["best"]), Point.of(state["last"])
+        self.evaluations, self._equations = state["evaluations"], state["equations"]
+        self.rejections = [Rejection(**r) for r in state["rejections"]]
+        self._work = list(state["work"])
 
     def _is_evaluated_at(self, vector: np.ndarray) -> bool:
         """Whether the tape's last run, by whomever, was at this vector."""
@@ -221,13 +314,17 @@ class Loss:
 
     def _reject(self, vector: np.ndarray, why: str) -> tuple[float, np.ndarray]:
         """A barrier that sends a line search back towards the last good point."""
-        self.rejected += 1
+        self.rejections.append(Rejection(self.evaluations, why))
         if self._on_rejection is not None:
             self._on_rejection(why)
         away = vector - self.last.vector
         length = float(np.linalg.norm(away))
         rise = 10.0 * max(abs(self.last.loss), 1e-30)
         return self.last.loss + rise, (2 * rise / length**2) * away
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def check_functional(Jhat: Any) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from femnn.training.coordinates import Coordinates
 from femnn.training.curvature import Curvature
@@ -39,10 +40,20 @@ class _Method:
         self._run = run
         self._coordinates = Coordinates(run)
         self.curvature = Curvature(run.loss, self._coordinates)
-        self._y = self._coordinates.best()
+        known = run.known
+        if known is None:
+            self._y = self._coordinates.best()
+        else:
+            self._y = self._coordinates.at(run.accepted, known["y"].numpy())
         self._value, self._gradient = self._coordinates(self._y)
         self._first = float(np.linalg.norm(self._gradient))
         self._radius = max(1.0, float(np.linalg.norm(self._y)))
+        if known is not None:
+            self._first, self._radius = known["first"], known["radius"]
+        run.remember(self._memory)
+
+    def _memory(self) -> dict[str, Any]:
+        return {"y": torch.tensor(self._y), "first": self._first, "radius": float(self._radius)}
 
     def iterate(self) -> bool:
         """One accepted step; whether there was one."""
@@ -113,6 +124,7 @@ def _method(exact: bool) -> Optimiser:
         options=OPTIONS,
         check=_check,
         takes_bounds=True,
+        remembers=True,
     )
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
-from femnn.parallel import any_rank, on_all_ranks
+from femnn.parallel import any_rank, any_rank_each, from_rank_zero, on_all_ranks
+from femnn.tape.counts import Solves, counting
 from femnn.training.history import Progress, Step
 from femnn.training.interruption import Interruption
 from femnn.training.loss import Loss
+from femnn.training.point import Point
 from femnn.training.result import FitResult, Outcome, Stop
+from femnn.training.resumption import Keeping, Resumption, history_of
 from femnn.training.settings import Settings
 
 Callback = Callable[[Step, np.ndarray], Any]
@@ -41,6 +44,10 @@ class Optimiser:
         Called with the options that are given; raises where a value is out of range.
     takes_bounds
         Whether it keeps to bounds of the controls.
+    remembers
+        Whether it says by ``run.remember`` what it must know to go on, and looks at ``run.known``.
+    resumes
+        Whether it can go on after an end of the process at all.
     """
 
     minimise: Callable[[Run], Outcome]
@@ -48,6 +55,8 @@ class Optimiser:
     options: Collection[str] | None
     check: Callable[[Mapping[str, Any]], None]
     takes_bounds: bool = False
+    remembers: bool = False
+    resumes: bool = True
 
     def check_settings(self, method: str, settings: Settings, bounds: Any = None) -> None:
         """Raise where something is set that means nothing to this optimiser."""
@@ -70,6 +79,8 @@ class Run:
     ----------
     Jhat
         The reduced functional.
+    method
+        The optimiser's name.
     settings
         When to stop.
     callback
@@ -78,6 +89,8 @@ class Run:
         Whether rank 0 shows live progress.
     bounds
         Of the controls, as :func:`femnn.fit` takes them.
+    keeping
+        Where its state is written, if it is.
 
     Attributes
     ----------
@@ -89,35 +102,46 @@ class Run:
         Each accepted iteration so far, the first entry before any.
     accepted : numpy.ndarray
         Where the last one ended, shape ``(n,)``.
+    known : dict or None
+        What the optimiser has remembered in a process that has ended, where it goes on.
     """
 
     def __init__(
         self,
         Jhat: Any,
+        method: str,
         settings: Settings,
         callback: Callback | None,
         progress: bool,
         bounds: Any = None,
+        keeping: Keeping | None = None,
     ):
         if callback is not None and not callable(callback):
             raise TypeError(
                 f"fit: callback is a {type(callback).__name__}, wanted a function that is called "
                 "as callback(step, weights)."
             )
-        self.loss = Loss(Jhat, on_rejection=self._rejected, bounds=bounds)
-        self.settings = settings
+        self.loss = Loss(Jhat, self._rejected, bounds, settings.patience)
+        self._solves = Solves()
+        self.method, self.settings = method, settings
         self.history: list[Step] = []
         self.accepted = np.empty(0)
         self._callback = callback
         self._comm = self.loss.controls.comm
         self._began = time.monotonic()
         self._progress = Progress(shown=progress and self._comm.rank == 0)
-        self._interruption = Interruption(self._progress.stopping)
+        self._interruption = Interruption(self._progress.stopping, keeping is not None)
+        self.known: dict[str, Any] | None = None
+        self._memory: Callable[[], dict[str, Any]] | None = None
+        self._former: list[Step] = []
+        self._keeping = keeping
+        self._resumption: Resumption | None = None
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
         self._open.callback(self._progress.close)
         self._open.enter_context(self._interruption)
+        self._solves = self._open.enter_context(counting())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,44 +165,88 @@ class Run:
             outcome = stop.outcome
         finally:
             self.loss.keep_best()
+        if self._resumption is not None:
+            self._resumption.write()
         self.loss.return_to_best()
         return self._result(outcome)
 
+    def remember(self, memory: Callable[[], dict[str, Any]]) -> None:
+        """What gives all that the optimiser must know to go on after an iteration."""
+        self._memory = memory
+
     def _minimise(self, optimiser: Optimiser) -> Outcome:
-        start = self.loss.start()
-        self.accept(start.vector)
-        if self.settings.maxiter == 0:
+        state = self._begin_keeping(optimiser)
+        if state is None or not optimiser.remembers:
+            self.accept(self.loss.start().vector)
+        else:
+            self.history, self._former = self._former, []
+            self.accepted = self.loss.last.vector
+        if self.left <= 0:
             return self.out_of_iterations()
         return optimiser.minimise(self)
 
+    def _begin_keeping(self, optimiser: Optimiser) -> dict[str, Any] | None:
+        """Go on from the state that was written, if there is one."""
+        if self._keeping is None:
+            return None
+        who = (self.method, optimiser.remembers)
+        self._resumption = Resumption(self._keeping, self.loss, who, self.settings, self._callback)
+        state = self._resumption.load()
+        if state is not None:
+            self._former, self.known = history_of(state), state["memory"]
+            last = self._former[-1]
+            self._began -= last.seconds
+            for name, n in vars(last.solves).items():
+                setattr(self._solves, name, n)
+        return state
+
     def __call__(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Value and gradient of the loss; see :class:`Loss`.  Collective."""
-        if any_rank(self._comm, self._interruption.requested):
-            what = self.loss.controls.what
+        wishes = [self._interruption.requested, self._interruption.preempted]
+        interrupted, preempted = any_rank_each(self._comm, wishes)
+        what = self.loss.controls.what
+        if interrupted:
             raise Stop("interrupted", f"Interrupted: the best {what} so far are kept.")
+        if preempted:
+            raise Stop("preempted", "Stopped by a signal: resume=True goes on from here.")
         return self.loss(vector)
 
     def accept(self, vector: np.ndarray) -> None:
         """An iteration is done: history, progress, callback, and whether to stop.  Collective."""
         point, before = self.loss.last, self.history[-1].loss if self.history else np.nan
-        step = Step(
+        is_former = len(self.history) < len(self._former)
+        step = self._former[len(self.history)] if is_former else self._step()
+        self.history.append(step)
+        self.accepted = point.vector
+        self._progress.show(step)
+        asked = False
+        if not is_former:
+            asked = self._callback is not None and self._is_stopped_by_callback(step, vector)
+            if self._resumption is not None:
+                memory = None if self._memory is None else self._memory()
+                self._resumption.accepted(self.history, memory)
+        if asked:
+            raise Stop("callback", "Stopped by the callback.")
+        self._check_criteria(point, before)
+
+    def _step(self) -> Step:
+        point = self.loss.last
+        return Step(
             iteration=len(self.history),
             evaluations=self.loss.evaluations,
             loss=point.loss,
             gradient_norm=point.gradient_norm,
             seconds=time.monotonic() - self._began,
+            solves=replace(self._solves),
         )
-        self.history.append(step)
-        self.accepted = point.vector
-        self._progress.show(step)
-        if self._callback is not None and self._is_stopped_by_callback(step, vector):
-            raise Stop("callback", "Stopped by the callback.")
-        target = self.settings.target
+
+    def _check_criteria(self, point: Point, before: float) -> None:
+        """Stop where the user's criteria are met."""
+        target, ftol = self.settings.target, self.settings.ftol
         if target is not None and point.loss <= target:
             raise Stop("target", f"The loss has reached the target {target:.3e}.")
         if point.largest_entry <= self.settings.gtol:
             raise self.small_gradient()
-        ftol = self.settings.ftol
         if ftol > 0 and before - point.loss <= ftol * abs(before):
             raise Stop("converged", f"Converged: the loss fell by less than {ftol} of itself.")
 
@@ -235,6 +303,8 @@ class Run:
             iterations=self.iterations,
             evaluations=self.loss.evaluations,
             rejected=self.loss.rejected,
+            rejections=self.loss.rejections,
+            solves=from_rank_zero(self._comm, replace(self._solves)),
             reason=outcome.reason,
             message=outcome.message,
             seconds=time.monotonic() - self._began,

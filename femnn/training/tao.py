@@ -229,6 +229,7 @@ TAO: dict[str, Optimiser] = {
         options=None,
         check=partial(check, kind),
         takes_bounds=kind.takes_bounds,
+        resumes=kind.radius is None,
     )
     for kind in TYPES
 }

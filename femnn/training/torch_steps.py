@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Protocol
@@ -94,8 +95,17 @@ def _descend(run: Run, optimiser: torch.optim.Optimizer, place: Place) -> Outcom
         place.set_gradient(gradient)
         return value
 
-    good, rejected = place.present(), False
-    for _ in range(run.settings.maxiter):
+    if run.known is not None:
+        optimiser.load_state_dict(run.known["optimiser"])
+        place.write(run.known["present"].numpy())
+    run.remember(
+        lambda: {
+            "optimiser": copy.deepcopy(optimiser.state_dict()),
+            "present": torch.tensor(place.present()),
+        }
+    )
+    good, rejected, tries = place.present(), False, run.left
+    for _ in range(tries):
         if rejected:
             _halve_step(optimiser, place, good)
         else:
@@ -126,10 +136,12 @@ def _check_none(options: Mapping[str, Any]) -> None:
     """An instance has its options already."""
 
 
-ADAM = Optimiser(by_adam, uses=("learning_rate",), options=OPTIONS, check=_check_adam)
+ADAM = Optimiser(
+    by_adam, uses=("learning_rate",), options=OPTIONS, check=_check_adam, remembers=True
+)
 
 
 def of_instance(optimiser: torch.optim.Optimizer) -> Optimiser:
     """A torch optimiser that the user has made."""
     minimise = partial(by_instance, optimiser=optimiser)
-    return Optimiser(minimise, uses=(), options=(), check=_check_none)
+    return Optimiser(minimise, uses=(), options=(), check=_check_none, remembers=True)

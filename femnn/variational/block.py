@@ -89,6 +89,7 @@ class SolveBlock(OnMeshes):
         with stop_annotating():
             self.given = solves.state.present(bounds)
         self.scale = np.inf
+        self._starts_cold = False
         self._adjoint_at: weakref.ref | None = None  # to tell, not to keep
         dependencies = dict.fromkeys([*solves.state.dependencies, *self.given.dependencies])
         add_dependencies(self, dependencies)
@@ -97,11 +98,16 @@ class SolveBlock(OnMeshes):
     def __str__(self) -> str:
         return "solve(neural variational problem)"
 
+    def forget_guess(self) -> None:
+        """Start the next time from the recorded guess, as if nothing had been solved before."""
+        self._starts_cold, self.scale = True, np.inf
+
     @no_annotations
     def recompute_component(
         self, inputs: list, block_variable: Any, idx: int, prepared: Any
     ) -> Any:
-        known = None if block_variable.checkpoint is None else block_variable.saved_output
+        cold = self._starts_cold or block_variable.checkpoint is None
+        known, self._starts_cold = None if cold else block_variable.saved_output, False
         solution, self.scale = self.solves.forward.again(
             self._values(), self.given, known, self.scale
         )

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 # From the roof down, as docs/design.md shows them: a room imports those below it.
 ROOMS = (
+    "reporting",
     "export",
     "inference",
     "training",
@@ -28,6 +29,7 @@ ROOMS = (
     "evaluation",
     "networks",
     "parallel",
+    "atomic",
 )
 # Above all rooms: the programs, and the public names that they use.
 FLOORS = ("__main__", "doctor", "femnn", *ROOMS)

@@ -193,7 +193,9 @@ def test_the_transposed_map_is_the_transposed():
     at_nodes = at_nodes[: len(curve.nodes)]
     left = np.vdot(curve.spread(at_nodes), at_points)
     assert left == pytest.approx(np.vdot(at_nodes, curve.gather(at_points)), rel=1e-12)
-    np.testing.assert_allclose(curve.spread(np.sin(curve.nodes)[:, None])[:, 0], np.sin(x), 0, 1e-14)
+    np.testing.assert_allclose(
+        curve.spread(np.sin(curve.nodes)[:, None])[:, 0], np.sin(x), 0, 1e-14
+    )
 
 
 def test_laws_of_several_inputs_are_evaluated_directly():

@@ -124,7 +124,7 @@ def test_tao_does_not_depend_on_ranks(method):
 def test_gradient_and_hessian_in_the_optimisers_coordinates(riesz_map):
     """The remainder is of order 2 with the gradient, and of order 3 with the Hessian as well."""
     Jhat, *_ = fitted(MPI.COMM_WORLD, riesz_map)
-    with stop_annotating(), Run(Jhat, Settings(), None, False) as run:
+    with stop_annotating(), Run(Jhat, "bnls", Settings(), None, False) as run:
         run.loss.start()
         coordinates = Coordinates(run)
         y = coordinates.best()

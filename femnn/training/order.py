@@ -1,0 +1,94 @@
+"""An order of a field's values that does not depend on how a mesh is spread over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import firedrake as fd
+import numpy as np
+from pyadjoint.tape import no_annotations
+
+from femnn.autograd.values import is_real
+from femnn.parallel import Pieces
+from femnn.points.continuity import shared_between_cells
+from femnn.points.nodes import NodePoints
+
+# Coordinates that differ by less than this share of the mesh's size are one.  The factor keeps
+# those of regular meshes away from where rounding goes the one way or the other.
+RESOLUTION = 1e-9 / np.sqrt(3)
+
+
+@no_annotations
+def geometric_order(field: Any) -> np.ndarray:
+    """The places of a field's values in the vector of all ranks, sorted by where they stand.
+
+    By the part of a mixed space, the node's coordinates, in discontinuous spaces those of its
+    cell's middle, and the component.
+
+    Parameters
+    ----------
+    field
+        A Function whose degrees of freedom are values at points.
+
+    Returns
+    -------
+    numpy.ndarray
+        As many integers as the field has values, the same on every rank.  Collective.
+
+    Raises
+    ------
+    ValueError
+        If degrees of freedom are not values at points, or two stand at one place.
+    """
+    space = field.function_space()
+    width = 2 * space.mesh().geometric_dimension + 2
+    keys = [_keys(k, part, width) for k, part in enumerate(space.subspaces)]
+    own = np.concatenate(keys)
+    pieces = Pieces(space.comm, len(own))
+    columns = [pieces.gather(column) for column in own.T]
+    order = np.lexsort(columns[::-1])
+    rows = np.stack(columns, axis=1)[order]
+    if (rows[1:] == rows[:-1]).all(axis=1).any():
+        raise ValueError(
+            f"two values of {field.name()} stand at one place of the mesh, so they cannot be told "
+            "apart in a checkpoint: take a space without such nodes."
+        )
+    return order
+
+
+def _keys(index: int, part: Any, width: int) -> np.ndarray:
+    """What tells the values that this rank has of a part, a row for each, as whole numbers."""
+    comm = part.comm
+    if is_real(part):
+        n = part.value_size if comm.rank == 0 else 0
+        places = np.zeros((n, width - 2))
+        return _rows(index, places, np.arange(n))
+    try:
+        nodes = NodePoints(part)
+    except ValueError as error:
+        raise ValueError(
+            f"a checkpoint holds values at points, and a control is a field of "
+            f"{part.ufl_element()}: take a field of a Lagrange space, or leave checkpoint out."
+        ) from error
+    places = np.concatenate(list(_places(nodes, part.mesh())), axis=1)
+    scale = np.array([comm.allreduce(float(np.abs(c).max(initial=0.0)), max) for c in places.T])
+    whole = np.round(places / (np.where(scale > 0, scale, 1.0) * RESOLUTION))
+    repeated = np.repeat(whole, part.block_size, axis=0)
+    return _rows(index, repeated, np.tile(np.arange(part.block_size), len(whole)))
+
+
+def _rows(index: int, places: np.ndarray, components: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.full(len(places), index), places, components]).astype(np.int64)
+
+
+def _places(nodes: NodePoints, mesh: Any) -> Iterator[np.ndarray]:
+    """The nodes' coordinates, and those of their cells' middles where the nodes are the cells'."""
+    x = fd.SpatialCoordinate(mesh)
+    own = nodes.values_of(x)().copy()
+    yield own
+    if shared_between_cells(nodes.space()):
+        yield np.zeros_like(own)
+    else:
+        middles = fd.Function(fd.VectorFunctionSpace(mesh, "DG", 0)).interpolate(x)
+        yield nodes.values_of(middles)().copy()

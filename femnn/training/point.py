@@ -1,0 +1,43 @@
+"""A point of a training: values of the controls, with the loss there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values of the controls with the loss and its gradient there.
+
+    Attributes
+    ----------
+    vector, gradient
+        Shape ``(n,)`` with one entry for each of the controls' numbers, the same on every rank.
+    loss
+        The loss, the same on every rank.
+    gradient_norm, largest_entry
+        Of the gradient that bounds leave free; see
+        :meth:`~femnn.training.controls.ControlVector.size_of_gradient`.
+    """
+
+    vector: np.ndarray
+    loss: float
+    gradient: np.ndarray
+    gradient_norm: float
+    largest_entry: float
+
+    def plain(self) -> dict[str, Any]:
+        """In numbers and tensors."""
+        arrays = {name: torch.tensor(getattr(self, name)) for name in ("vector", "gradient")}
+        return {**vars(self), **arrays}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Point:
+        """From what :meth:`plain` gave."""
+        arrays = {name: plain[name].numpy() for name in ("vector", "gradient")}
+        return cls(**{**plain, **arrays})
