@@ -17,6 +17,7 @@ from femnn.inference.posterior import LaplacePosterior
 from femnn.inference.prior import GaussianPrior
 from femnn.inference.terms import Expansion, Terms, residuals_of
 from femnn.parallel import any_rank, on_all_ranks
+from femnn.tape.counts import Solves, count, counting
 from femnn.tape.model import blocks_behind
 from femnn.tape.squares import SumOfSquares
 from femnn.training.fit import fit
@@ -39,11 +40,14 @@ class EvidenceResult:
         The log evidence after each round.
     converged : bool
         Whether it changed by less than the tolerance in the last round.
+    solves : Solves
+        Runs of the model and its derivatives, as in the result of :func:`femnn.fit`.
     """
 
     posterior: LaplacePosterior
     history: list[float] = field(repr=False)
     converged: bool
+    solves: Solves
 
 
 def fit_with_evidence(
@@ -120,18 +124,27 @@ def fit_with_evidence(
     check_number("tol", tol, least=0.0)
     terms = Terms(Jhat, "fit_with_evidence")
     terms.check_normal()
-    unknown = Unknown(terms)
+    unknown, solves = Unknown(terms), Solves()
     history: list[float] = []
     while True:
-        ended = fit(Jhat, "gauss-newton", maxiter=maxiter, progress=progress).reason
-        at = terms.expand()
+        with counting() as counts:
+            ended = fit(Jhat, "gauss-newton", maxiter=maxiter, progress=progress).reason
+            at = _expanded(terms)
+        solves += counts
         posterior = LaplacePosterior(terms, at)
         history.append(posterior.log_evidence)
         converged = len(history) > 1 and abs(history[-1] - history[-2]) <= tol
         stop = callback is not None and _asks_to_stop(terms.controls.comm, callback, posterior)
         if converged or stop or len(history) == rounds or ended == "interrupted":
-            return EvidenceResult(posterior, history, converged)
+            return EvidenceResult(posterior, history, converged, solves)
         unknown.update(at)
+
+
+def _expanded(terms: Terms) -> Expansion:
+    """The functional near the best values.  Collective."""
+    count("forward")
+    count("adjoint")
+    return terms.expand()
 
 
 def _asks_to_stop(

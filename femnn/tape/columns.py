@@ -20,6 +20,7 @@ from pyadjoint.tape import stop_annotating
 
 from femnn.parallel import sum_over_ranks
 from femnn.tape.control import VectorControl
+from femnn.tape.counts import count
 from femnn.tape.model import largest_comm, values_behind
 from femnn.tape.numbers import FIELDS, numbers_of, size_of
 
@@ -155,6 +156,7 @@ class _Sweep:
     def parts(self) -> list[Part]:
         """What each loss adds to the matrix.  Collective."""
         self._differentiate_numbers()
+        count("tangent", self._n)
         for block in self._model:
             self._move(block)
         found = []
@@ -166,6 +168,7 @@ class _Sweep:
 
     def tangent(self) -> np.ndarray:
         """The derivative of the value.  Collective."""
+        count("tangent", self._n)
         for block in self._relevant:
             self._move(block)
         value = self._J

@@ -9,6 +9,7 @@ from pyadjoint.drivers import compute_tlm
 from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
 
+from femnn.tape.counts import count
 from femnn.tape.replay import Replay
 
 
@@ -40,6 +41,8 @@ def gauss_newton_product(J: AdjFloat, controls: Any, direction: Any, tape: Tape)
     N. N. Schraudolph, Neural Computation 14 (2002), for the generalised matrix.
     """
     controls, node = Enlist(controls), J.block_variable
+    count("tangent")
+    count("adjoint")
     compute_tlm(J, controls, direction, tape)
     tape.reset_variables(("adjoint", "hessian"))
     node.adj_value, node.hessian_value = 1.0, 0.0

@@ -26,10 +26,13 @@ class Density:
         there is one; the functional has the logarithm of it then.
     constant
         What the functional lacks.
+    places
+        The name of the place of each residual; empty where they have none.
     """
 
     scale: Any = None
     constant: float = 0.0
+    places: tuple[str, ...] = ()
 
 
 def sum_of_squares(

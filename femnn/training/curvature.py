@@ -6,6 +6,7 @@ import numpy as np
 
 from femnn.parallel import vector_from_rank_zero
 from femnn.tape.columns import gauss_newton_matrix
+from femnn.tape.counts import count
 from femnn.tape.curvature import gauss_newton_product
 from femnn.training.coordinates import Coordinates
 from femnn.training.loss import Loss
@@ -41,6 +42,8 @@ class Curvature:
         loss.return_to_last(derivative=self.exact)
         Jhat, change = loss.Jhat, controls.values(self._coordinates.direction(direction))
         if self.exact:
+            count("tangent")
+            count("hessian")
             product = Jhat.hessian(change)
         else:
             changes = change if isinstance(change, list) else [change]

@@ -27,6 +27,7 @@ def fit(
     bounds: Any = None,
     learning_rate: float | None = None,
     options: Mapping[str, Any] | None = None,
+    patience: float | None = 10.0,
     callback: Callable[[Step, np.ndarray], Any] | None = None,
     progress: bool = True,
 ) -> FitResult:
@@ -86,10 +87,15 @@ def fit(
         ``amsgrad``, ``decoupled_weight_decay``), of Gauss-Newton and Newton-CG (``cgtol`` and
         ``maxcg`` of their conjugate gradients), or PETSc's for TAO, such as
         ``{"tao_bnk_ksp_rtol": 1e-8}``.
+    patience
+        A trial step at which Newton's methods take more than this many times the iterations that
+        they usually take in all, and more than a hundred, is given up: a rejected step, with the
+        reason in ``result.rejections``.  Counted, not timed, so that all ranks do the same.
+        ``None`` for no limit but the solvers' own.
     callback
         Called as ``callback(step, weights)`` after each iteration on every rank, and once
-        before the first: ``step`` has ``iteration``, ``evaluations``, ``loss``,
-        ``gradient_norm`` and ``seconds``, ``weights`` is a copy of the step's weights, shape
+        before the first: ``step`` has ``iteration``, ``evaluations``, ``loss``, ``gradient_norm``,
+        ``seconds`` and ``solves``, ``weights`` is a copy of the step's weights, shape
         ``(n_weights,)``.  Networks, Functions and Constants hold the step's values meanwhile.  A
         true return value stops the training; what it raises on one rank is raised on all.
     progress
@@ -98,7 +104,8 @@ def fit(
     Returns
     -------
     FitResult
-        The best values and the loss there, why the training ended, and each iteration.
+        The best values and the loss there, why the training ended, each iteration, and
+        ``result.solves``: how often the model was run, and its derivatives.
 
     Raises
     ------
@@ -137,7 +144,7 @@ def fit(
     """
     optimiser = optimiser_of(method)
     settings = Settings(
-        maxiter, gtol, ftol, target, learning_rate, {} if options is None else options
+        maxiter, gtol, ftol, target, learning_rate, {} if options is None else options, patience
     )
     name = method if isinstance(method, str) else type(method).__name__
     optimiser.check_settings(name, settings, bounds)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
+
+from femnn.tape.counts import Solves
 
 
 @dataclass
@@ -22,6 +24,8 @@ class Step:
         entries count as zero.
     seconds
         Wall-clock time so far.
+    solves
+        Runs of the model and its derivatives so far.
     """
 
     iteration: int
@@ -29,6 +33,23 @@ class Step:
     loss: float
     gradient_norm: float
     seconds: float
+    solves: Solves = field(default_factory=Solves)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A step that was rejected, as the model could not be evaluated there.
+
+    Attributes
+    ----------
+    evaluation
+        Which evaluation it was; the first one is 1.
+    reason
+        Why: what the solver said, or that it took much more work than usual.
+    """
+
+    evaluation: int
+    reason: str
 
 
 class Progress:
@@ -50,8 +71,7 @@ class Progress:
     def show(self, step: Step) -> None:
         """Show an iteration."""
         self._bar.set_postfix_str(
-            f"loss {step.loss:.4e}, |gradient| {step.gradient_norm:.2e}, "
-            f"{step.evaluations} evaluations",
+            f"loss {step.loss:.4e}, |gradient| {step.gradient_norm:.2e}, {step.solves}",
             refresh=False,
         )
         self._bar.update(1 if step.iteration else 0)

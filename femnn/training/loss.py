@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,14 @@ import numpy as np
 from pyadjoint import OverloadedType
 
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
+from femnn.tape.counts import at_most, count
 from femnn.tape.model import is_computed_on
 from femnn.training.controls import ControlVector
+from femnn.training.history import Rejection
+
+# An evaluation that is not given up: so many linear systems in all, or for each equation.
+SURELY = 100
+USUAL = 2
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Loss:
         Called with the reason where an evaluation fails.
     bounds
         Of the controls, as :func:`femnn.fit` takes them.
+    patience
+        How many times the usual work an evaluation may take.
 
     Attributes
     ----------
@@ -59,8 +68,12 @@ class Loss:
         The reduced functional.
     controls : ControlVector
         Its controls.
-    evaluations, rejected : int
-        Evaluations of value and gradient so far, and how many of them failed.
+    evaluations : int
+        Evaluations of value and gradient so far.
+    rejections : list of Rejection
+        Those of them that failed.
+    patience : float or None
+        How many times the usual work an evaluation may take.
 
     Raises
     ------
@@ -70,17 +83,29 @@ class Loss:
     """
 
     def __init__(
-        self, Jhat: Any, on_rejection: Callable[[str], None] | None = None, bounds: Any = None
+        self,
+        Jhat: Any,
+        on_rejection: Callable[[str], None] | None = None,
+        bounds: Any = None,
+        patience: float | None = None,
     ):
         check_functional(Jhat)
         self.Jhat = Jhat
         self.controls = ControlVector(Jhat, bounds)
-        self.evaluations = self.rejected = 0
+        self.evaluations, self.patience = 0, patience
+        self.rejections: list[Rejection] = []
+        self._work: list[int] = []  # of evaluations that succeeded
+        self._equations = 0  # that were solved in the last of them
         self._comm = self.controls.comm
         self._on_rejection = on_rejection
         self._best: Point | None = None
         self._last: Point | None = None
         self._evaluated: tuple[np.ndarray, int | None] | None = None
+
+    @property
+    def rejected(self) -> int:
+        """How many evaluations failed."""
+        return len(self.rejections)
 
     @property
     def best(self) -> Point:
@@ -171,7 +196,7 @@ class Loss:
         if not self._is_evaluated_at(self.last.vector):
             self._run(self.last.vector)
             if derivative:
-                self.Jhat.derivative()
+                self._derivative()
 
     def return_to_best(self) -> None:
         """Let the tape hold the best point, so that derivatives are taken there.  Collective.
@@ -192,13 +217,35 @@ class Loss:
 
     def _evaluate(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         self.evaluations += 1
-        value = float(self._run(vector))
-        gradient = self.controls.flat(self.Jhat.derivative())
+        value = float(self._run_within_limit(vector))
+        gradient = self.controls.flat(self._derivative())
         value = from_rank_zero(self._comm, value)
         return value, vector_from_rank_zero(self._comm, gradient)
 
+    def _derivative(self) -> Any:
+        count("adjoint")
+        return self.Jhat.derivative()
+
+    def _run_within_limit(self, vector: np.ndarray) -> Any:
+        """The functional; given up where it takes much more work than it usually does."""
+        limit = self._limit()
+        why = f"more than {self.patience} times the usual work (fit's patience)"
+        with at_most(limit, why) as spent:
+            value = self._run(vector)
+        self._work.append(spent.used)
+        self._equations = spent.solves
+        return value
+
+    def _limit(self) -> float:
+        """How many linear systems an evaluation may solve, the same on all ranks.  Collective."""
+        if self.patience is None or not self._work:
+            return np.inf
+        usual = max(statistics.median(self._work), USUAL * self._equations)
+        return from_rank_zero(self._comm, max(self.patience * usual, SURELY))
+
     def _run(self, vector: np.ndarray) -> Any:
         self._evaluated = None
+        count("forward")
         value = self.Jhat(self.controls.values(vector))
         self._evaluated = (vector.copy(), self._runs_of_the_tape())
         return value
@@ -221,7 +268,7 @@ class Loss:
 
     def _reject(self, vector: np.ndarray, why: str) -> tuple[float, np.ndarray]:
         """A barrier that sends a line search back towards the last good point."""
-        self.rejected += 1
+        self.rejections.append(Rejection(self.evaluations, why))
         if self._on_rejection is not None:
             self._on_rejection(why)
         away = vector - self.last.vector

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from femnn.training.history import Step
+from femnn.tape.counts import Solves
+from femnn.training.history import Rejection, Step
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,13 @@ class FitResult:
     gradient_norm : float
         Norm of the gradient at the best values, as in the history.
     iterations, evaluations, rejected : int
-        Iterations; evaluations of value and gradient; evaluations whose forward solve failed.
+        Iterations; evaluations of value and gradient; evaluations whose forward solve failed or
+        was given up.
+    rejections : list of Rejection
+        Each of these, with its reason.
+    solves : Solves
+        Runs of the model, its adjoint, tangent-linear and second-order adjoint model, and the
+        linear systems that were solved in all: what methods are to be compared by.
     reason : str
         Why it stopped: ``"converged"``, ``"iterations"``, ``"evaluations"``, ``"target"``,
         ``"callback"``, ``"interrupted"`` or ``"no progress"``.
@@ -63,6 +70,8 @@ class FitResult:
     iterations: int
     evaluations: int
     rejected: int
+    rejections: list[Rejection] = field(repr=False)
+    solves: Solves
     reason: str
     message: str
     seconds: float
@@ -77,5 +86,5 @@ class FitResult:
         return (
             f"{self.message} Loss {self.initial_loss:.4e} -> {self.loss:.4e}, gradient "
             f"{self.gradient_norm:.2e}, {self.iterations} iterations, {self.evaluations} "
-            f"evaluations ({self.rejected} rejected), {self.seconds:.1f} s."
+            f"evaluations ({self.rejected} rejected), {self.seconds:.1f} s. Solves: {self.solves}."
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
-from femnn.parallel import any_rank, on_all_ranks
+from femnn.parallel import any_rank, from_rank_zero, on_all_ranks
+from femnn.tape.counts import Solves, counting
 from femnn.training.history import Progress, Step
 from femnn.training.interruption import Interruption
 from femnn.training.loss import Loss
@@ -104,7 +105,8 @@ class Run:
                 f"fit: callback is a {type(callback).__name__}, wanted a function that is called "
                 "as callback(step, weights)."
             )
-        self.loss = Loss(Jhat, on_rejection=self._rejected, bounds=bounds)
+        self.loss = Loss(Jhat, self._rejected, bounds, settings.patience)
+        self._solves = Solves()
         self.settings = settings
         self.history: list[Step] = []
         self.accepted = np.empty(0)
@@ -118,6 +120,7 @@ class Run:
     def __enter__(self) -> Self:
         self._open.callback(self._progress.close)
         self._open.enter_context(self._interruption)
+        self._solves = self._open.enter_context(counting())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,6 +170,7 @@ class Run:
             loss=point.loss,
             gradient_norm=point.gradient_norm,
             seconds=time.monotonic() - self._began,
+            solves=replace(self._solves),
         )
         self.history.append(step)
         self.accepted = point.vector
@@ -235,6 +239,8 @@ class Run:
             iterations=self.iterations,
             evaluations=self.loss.evaluations,
             rejected=self.loss.rejected,
+            rejections=self.loss.rejections,
+            solves=from_rank_zero(self._comm, replace(self._solves)),
             reason=outcome.reason,
             message=outcome.message,
             seconds=time.monotonic() - self._began,

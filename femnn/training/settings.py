@@ -29,6 +29,9 @@ class Settings:
         Length of a step, for optimisers that have one; ``None`` for the optimiser's own choice.
     options
         The optimiser's further options.
+    patience
+        An evaluation that takes more than this many times the usual work is given up; ``None``
+        where none is.
 
     Raises
     ------
@@ -42,6 +45,7 @@ class Settings:
     target: float | None = None
     learning_rate: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    patience: float | None = 10.0
 
     def __post_init__(self) -> None:
         check_whole("maxiter", self.maxiter)
@@ -53,6 +57,8 @@ class Settings:
             check_number("learning_rate", self.learning_rate, least=0.0)
             if self.learning_rate == 0.0:
                 raise ValueError("fit: learning_rate=0 takes no steps: wanted a positive number.")
+        if self.patience is not None:
+            check_number("patience", self.patience, least=1.0)
         if not isinstance(self.options, Mapping):
             raise TypeError(
                 f"fit: options is a {type(self.options).__name__}, wanted a dict of names and "

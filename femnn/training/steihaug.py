@@ -127,7 +127,8 @@ class Spectrum:
         def excess(log: float) -> float:
             return float(np.linalg.norm(self._damped(lowest + np.exp(log)))) / radius - 1.0
 
-        top = np.log(max(size / radius, np.finfo(float).tiny))
+        # Twice the damping without which the edge is left for sure: rounding cannot matter then.
+        top = np.log(max(2 * size / radius, np.finfo(float).tiny))
         bottom = top - 100.0
         damping = scipy.optimize.brentq(excess, bottom, top) if excess(bottom) > 0 else bottom
         return self._damped(lowest + np.exp(damping))

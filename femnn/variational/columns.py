@@ -15,6 +15,7 @@ from femnn.fields.kept import KeptForms
 from femnn.fields.matrices import dense, times_columns
 from femnn.parallel import on_all_ranks
 from femnn.tape.columns import NoColumns
+from femnn.tape.counts import count
 from femnn.tape.weights import Weights
 from femnn.variational.network import PrivateNetwork
 from femnn.variational.state import State
@@ -138,6 +139,7 @@ class TangentColumns:
         factors = self._factors()
         if factors is None:
             return self._one_by_one(right_side)
+        count("linear", right_side.shape[1])
         b = dense(right_side, self.state.comm)
         x = b.duplicate(copy=False)
         factors.matSolve(b, x)

@@ -11,6 +11,7 @@ from firedrake.petsc import PETSc
 
 from femnn.fields.copies import FIELDS, copy_values
 from femnn.parallel import all_ranks
+from femnn.tape.counts import GivenUp, begin_solve, check_budgets, count
 from femnn.variational.private import Given
 from femnn.variational.state import State
 
@@ -36,13 +37,20 @@ class ForwardSolve:
         self._reason = 0
 
     def run(self) -> None:
-        """Solve from the unknown's present value, with what is loaded.  Collective."""
+        """Solve from the unknown's present value, with what is loaded.  Collective.
+
+        Raises
+        ------
+        GivenUp
+            If it would take more iterations than it may; see :func:`femnn.tape.counts.at_most`.
+        """
         state = self.state
         if state.constant_tangent:
             state.solver._ctx._jacobian_assembled = state.has_matrix()
         try:
-            bounded = state.takes_bounds and not state.restriction
-            state.solver.solve(bounds=state.bounds.values if bounded else None)
+            self._solve()
+        except GivenUp:
+            raise
         except fd.ConvergenceError as error:
             if state.snes.getConvergedReason() == REASONS.DIVERGED_LINEAR_SOLVE:
                 # PETSc takes a factorisation that has failed once for failed for ever.
@@ -57,6 +65,26 @@ class ForwardSolve:
         self._reason = state.snes.getConvergedReason()
         state.evaluate()
         state.raise_failures()
+
+    def _solve(self) -> None:
+        """Run PETSc's solver, for as many iterations as it may."""
+        state, left = self.state, begin_solve()
+        own = state.snes.getTolerances()[3]
+        # A fixed number of iterations is no crawling, and a smaller one another result.
+        limited = left < own and self._reason != REASONS.CONVERGED_ITS
+        if limited:
+            state.snes.setTolerances(max_it=int(left))
+        try:
+            bounded = state.takes_bounds and not state.restriction
+            state.solver.solve(bounds=state.bounds.values if bounded else None)
+        except fd.ConvergenceError:
+            count("linear", state.snes.getIterationNumber())
+            check_budgets()
+            raise
+        finally:
+            if limited:
+                state.snes.setTolerances(max_it=own)
+        count("linear", state.snes.getIterationNumber())
 
     def again(
         self,
@@ -95,6 +123,8 @@ class ForwardSolve:
                 self._run_warm(scale)
                 self._continue_to(scale)
                 return state.unknown.copy(deepcopy=True), scale
+            except GivenUp:
+                raise
             except fd.ConvergenceError:
                 copy_values(recorded, state.unknown)
         self.run()

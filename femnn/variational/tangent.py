@@ -11,6 +11,7 @@ import numpy as np
 from firedrake import dmhooks
 from firedrake.petsc import PETSc
 
+from femnn.tape.counts import count
 from femnn.variational.levels import enable_levels
 from femnn.variational.state import State
 from femnn.variational.tangent_matrix import TangentMatrix, check_rows
@@ -65,6 +66,7 @@ class TangentSolves:
 
     def __call__(self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool) -> None:
         """Solve with homogeneous boundary conditions; zeroes their rows of ``right_side``."""
+        count("linear")
         for condition in self.state.conditions:
             condition.zero(right_side)
         if self.state.equations:

@@ -121,3 +121,13 @@ def test_exact_steps_are_minima_in_the_ball(values, radius):
     assert damping == pytest.approx(0.0, abs=1e-9) if size < 0.999 * radius else damping > -1e-12
     assert np.allclose(A @ step + damping * step, -g, atol=1e-7 * np.linalg.norm(g))
     assert np.linalg.eigvalsh(A).min() + damping > -1e-9
+
+
+def test_a_step_that_hardly_bends_ends_at_the_edge():
+    """The damping is the slope divided by the radius, to rounding."""
+    random = np.random.default_rng(1)
+    for slope, radius in zip(
+        10 ** random.uniform(0, 14, 50), random.uniform(0.1, 9, 50), strict=True
+    ):
+        step, _ = Spectrum(np.array([[1e-14 * slope]]), np.array([-slope])).step(radius)
+        assert step == pytest.approx([radius])
