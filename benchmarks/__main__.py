@@ -134,14 +134,24 @@ def report_splitting(rows):
         print(f"    {name}\n      " + row["table"].replace("\n", "\n      "))
 
 
-def report_training(rows):
-    print("\n(i) Training the law of demos/nonlinear_poisson.py, Gauss-Newton to L-BFGS's loss")
-    for name, row in rows.items():
-        print(
-            f"    {name:<14}{row['iterations']:>4} iterations,{row['evaluations']:>4} evaluations, "
-            f"{row['seconds']:>6.1f} s, loss {row['loss']:.1e}, law {row['law error']:.2%}"
-        )
-    print(f"    time {rows['gauss-newton']['seconds'] / rows['L-BFGS']['seconds']:.2f} of L-BFGS's")
+def report_training(run):
+    print("\n(i) Training the laws of the demos, Gauss-Newton to L-BFGS's loss")
+    for name, rows in run["to the same loss"].items():
+        print(f"    {name}")
+        for method, row in rows.items():
+            print(
+                f"      {method:<14}{row['iterations']:>4} iterations,"
+                f"{row['solves']['linear']:>7} linear systems, {row['seconds']:>6.1f} s, "
+                f"loss {row['loss']:.1e}, law {row['error']:.2%}"
+            )
+        newton, slow = rows["gauss-newton"], rows["L-BFGS"]
+        print(f"      time {newton['seconds'] / slow['seconds']:.2f} of L-BFGS's")
+    row = run["1 % noise"]
+    print(
+        f"    nonlinear_poisson with 1 % noise, by the evidence: law {row['error']:.2%}, noise "
+        f"{row['noise']:.2f} of the true one, {row['effective parameters']:.1f} effective "
+        f"parameters, {row['rounds']} rounds, {row['seconds']:.1f} s"
+    )
 
 
 # For each name on the command line: its key in the results, what measures, what prints.

@@ -16,6 +16,7 @@ from .inference.evidence import fit_with_evidence as fit_with_evidence
 from .inference.posterior import LaplacePosterior as LaplacePosterior
 from .inference.posterior import laplace as laplace
 from .inference.prior import GaussianPrior as GaussianPrior
+from .inference.visited import Visited as Visited
 from .networks.inputs import FourierFeatures as FourierFeatures
 from .networks.inputs import InputScaling as InputScaling
 from .networks.inputs import PeriodicInputs as PeriodicInputs
@@ -34,6 +35,7 @@ from .observation.functionals import Functionals as Functionals
 from .observation.observations import Observations as Observations
 from .observation.stations import Stations as Stations
 from .points.places import QuadratureSpace as QuadratureSpace
+from .reporting.report import report as report
 from .tape.losses import Huber as Huber
 from .tape.losses import StudentT as StudentT
 from .tape.scheduled import enable_checkpointing as enable_checkpointing

@@ -76,7 +76,7 @@ def plot_observations(
         ax.set(xlabel=f"{label}, observed", ylabel=f"{label}, model")
     else:
         ax.set(xlabel=f"t [{time_unit}]" if time_unit else "t", ylabel=label)
-        ax.legend(frameon=False)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     return ax
 
 

@@ -153,26 +153,26 @@ def _checked_text(numbers: Any, figure: Any) -> str:
         )
     if figure is not None and not callable(figure):
         _figure_of(figure)
-    return json.dumps(_plain("numbers", numbers), indent=2, allow_nan=False) + "\n"
+    return json.dumps(plain("save_results", "numbers", numbers), indent=2, allow_nan=False) + "\n"
 
 
-def _plain(place: str, value: Any) -> Any:
-    """A value as JSON can hold it."""
+def plain(who: str, place: str, value: Any) -> Any:
+    """A value as JSON can hold it; ``who`` asks, and ``place`` says where it stands."""
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.tolist()
     if isinstance(value, Mapping):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:
-            raise TypeError(f"save_results: {place} has the key {wrong[0]!r}, wanted strings.")
-        return {key: _plain(f"{place}[{key!r}]", item) for key, item in value.items()}
+            raise TypeError(f"{who}: {place} has the key {wrong[0]!r}, wanted strings.")
+        return {key: plain(who, f"{place}[{key!r}]", item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(f"{place}[{k}]", item) for k, item in enumerate(value)]
+        return [plain(who, f"{place}[{k}]", item) for k, item in enumerate(value)]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int, str)):
         return value
     raise TypeError(
-        f"save_results: {place} is a {type(value).__name__}, wanted a number, a string, None, an "
+        f"{who}: {place} is a {type(value).__name__}, wanted a number, a string, None, an "
         "array, or a list or dictionary of these."
     )
 

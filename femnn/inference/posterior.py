@@ -17,6 +17,8 @@ from femnn.evaluation.evaluator import PointEvaluator
 from femnn.evaluation.jacobian import weight_jacobian
 from femnn.inference.gaussian import Normal
 from femnn.inference.terms import Expansion, Terms, residuals_of
+from femnn.inference.worth import data_worth
+from femnn.observation.table import Table
 from femnn.parallel import vector_from_rank_zero
 from femnn.tape.columns import tangent_matrix
 from femnn.tape.model import is_computed_on
@@ -104,6 +106,8 @@ class LaplacePosterior:
         largest first: directions above one are known by the data, those below by the prior.
     effective_parameters : float
         How many parameters the data determine, the sum of l / (1 + l) over the spectrum.
+    n_data : int
+        The number of data.
     chi_squared : float
         The sum of squared weighted residuals divided by the number of data.
     distance : float
@@ -116,7 +120,8 @@ class LaplacePosterior:
         self.mean, self.spectrum = at.vector.copy(), at.gaussian.spectrum
         self.effective_parameters = float(at.gaussian.shares.sum())
         squares = sum(float(residuals_of(b) @ residuals_of(b)) for b in terms.data)
-        self.chi_squared = squares / terms.n_data
+        self.n_data = terms.n_data
+        self.chi_squared = squares / self.n_data
         self.distance = float(np.linalg.norm(at.gaussian.factor.T @ at.gradient))
 
     @property
@@ -236,6 +241,42 @@ class LaplacePosterior:
             return Normal(_field(mean), _with_noise(mean, std, noise))
         array = np.asarray(mean, dtype=float)
         return Normal(array.copy(), np.hypot(std.reshape(array.shape), noise))
+
+    def data_worth(self, value: Any) -> Table:
+        """How much surer a quantity is with the data of each place.  Collective.
+
+        Parameters
+        ----------
+        value
+            A recorded number, such as a functional, or the values of an observable; of these the
+            root mean square of the standard deviations counts.
+
+        Returns
+        -------
+        Table
+            A row for each place that has data, and ``"all"``: ``std without`` these data, ``std
+            alone`` with these and the prior only, and ``worth``, the part of the variance without
+            them that they take away.  In the row of all the prior's, the posterior's, and both.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no derivative for all controls at once.
+        TypeError
+            If the value is no number or vector of observations.
+        ValueError
+            If the value is not on the tape.
+
+        References
+        ----------
+        M. N. Fienen, J. E. Doherty, R. J. Hunt, H. W. Reeves: Using prediction uncertainty
+        analysis to design hydrologic monitoring networks, USGS Sci. Invest. Rep. 2010-5159.
+
+        Examples
+        --------
+        >>> print(posterior.data_worth(outflow))
+        """
+        return data_worth(self._terms, self._at, value)
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """Random values of the controls.  Collective.

@@ -10,6 +10,7 @@ import torch
 from pyadjoint import AdjFloat
 
 from femnn.autograd.apply import apply
+from femnn.autograd.values import array_of
 from femnn.observation.data import Data
 from femnn.observation.errors import Errors, Logarithms, Residuals
 from femnn.observation.observable import Observable
@@ -72,7 +73,9 @@ class Comparison:
         constant = 0.5 * self.n_values * np.log(2 * np.pi)
         if not self.errors.are_estimated:
             constant += float(self.errors.logarithms(model, ()).sum())
-        return Density(self.errors.common_scale, constant)
+        n_entries = int(np.prod(self.data.shape, dtype=int))
+        places = tuple(self.data.names[column // n_entries] for column in self.columns)
+        return Density(self.errors.common_scale, constant, places)
 
     def _apply(self, kind: type[Residuals], parts: list[Vector], name: str) -> Vector:
         into = Vector(np.zeros(self.n_values), self.at.comm, name)
@@ -82,13 +85,7 @@ class Comparison:
     def scores(self, model: Any, std: Any, samples: Any, level: float) -> tuple[list, dict]:
         """Rows and columns of the table of scores; see ``Observations.scores``."""
         data, who = self.data, "scores"
-        values = data.flattened(who, "model values", model)
-        missing = np.flatnonzero(np.isnan(values))
-        if len(missing):
-            raise ValueError(
-                f"scores: the model's value is NaN {self.where(missing[0])}, where there is a "
-                "datum: observe the run until the end first."
-            )
+        values = self._flat(who, model)
         found = Scores(data, values)
         columns = found.plain()
         if std is not None or samples is not None:
@@ -100,6 +97,26 @@ class Comparison:
                 errors = np.hypot(errors, self._broadcast(std))
             columns |= found.of_prediction(Prediction(drawn, errors), level)
         return found.rows, columns
+
+    def present_residuals(self, model: Any) -> np.ndarray:
+        """Weighted residuals at the present errors; see ``Observations.residuals``."""
+        values = self._flat("residuals", model)
+        self.errors.present_std(values, self.where)
+        present = [torch.as_tensor(array_of(p)) for p in self.errors.parameters]
+        with torch.no_grad():
+            residuals = self.errors.residuals(torch.as_tensor(values), present)
+        return self.data.arranged(residuals.numpy())
+
+    def _flat(self, who: str, model: Any) -> np.ndarray:
+        """The model's values where there are data, shape ``(n_values,)``."""
+        values = self.data.flattened(who, "model values", model)
+        missing = np.flatnonzero(np.isnan(values))
+        if len(missing):
+            raise ValueError(
+                f"{who}: the model's value is NaN {self.where(missing[0])}, where there is a "
+                "datum: observe the run until the end first."
+            )
+        return values
 
     def _broadcast(self, std: Any) -> np.ndarray:
         whole = np.broadcast_to(np.asarray(std, dtype=float), self.data.whole)

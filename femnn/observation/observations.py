@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pyadjoint import AdjFloat
 from pyadjoint.tape import no_annotations
 
@@ -249,6 +250,27 @@ class Observations(Parted):
         observe = self.start()
         observe(u)
         return observe.misfit()
+
+    def residuals(self, model: Any) -> np.ndarray:
+        """Weighted residuals, (model - data) / error, of which no two should be correlated.
+
+        Parameters
+        ----------
+        model
+            The model's values, of the shape of :attr:`values`; not used in gaps.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the shape of :attr:`values`, NaN in gaps; with the present values of what is
+            estimated, and without the correlation in time that the errors were given.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit, or the model has no value where there is a datum.
+        """
+        return self._comparison.present_residuals(model)
 
     def scores(
         self, model: Any, *, std: Any = None, samples: Any = None, level: float = 0.9

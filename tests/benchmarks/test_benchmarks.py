@@ -38,9 +38,27 @@ def test_schedules_of_the_memory_benchmark_have_the_same_gradient(name):
     np.testing.assert_allclose(gradient, expected, rtol=1e-12)
 
 
-def test_gauss_newton_reaches_the_loss_of_many_iterations():
-    rows = training.measure(1, cells=8, n_stations=200, iterations=60)
+SMALL = {  # sizes, iterations of L-BFGS, and the error of the law that is reached
+    "nonlinear_poisson": ({"cells": 8, "n_stations": 200}, 60, 0.1),
+    "hyperelasticity": ({"cells": 2}, 8, 0.5),
+    "coefficient_field": ({"cells": 8}, 20, 0.1),
+    "heat_in_time": ({"cells": 8, "steps": 5}, 20, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", training.PROBLEMS)
+def test_gauss_newton_reaches_the_loss_of_many_iterations(name):
+    sizes, iterations, error = SMALL[name]
+    make = training.PROBLEMS[name][0]
+    rows = training.compare(make(**sizes), iterations, 20)
     newton, slow = rows["gauss-newton"], rows["L-BFGS"]
     assert newton["loss"] <= slow["loss"]
-    assert newton["iterations"] <= 20
-    assert newton["law error"] < 0.1
+    assert newton["iterations"] < slow["iterations"]
+    assert newton["error"] < error
+    assert newton["solves"]["tangent"] > slow["solves"]["tangent"] == 0
+
+
+def test_evidence_finds_the_noise():
+    row = training.with_noise(cells=6, n_stations=200, rounds=4)
+    assert row["error"] < 0.2
+    assert 0.3 < row["noise"] < 1.5

@@ -80,3 +80,62 @@ def test_what_is_not_a_number_on_one_rank_is_seen_on_all():
     ranges = range_over_ranks(comm, rows)
     assert ranges[0].tolist() == [1.0, 1.0]
     assert np.isnan(ranges[1]).all()
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_a_hole_and_an_end_of_what_was_visited():
+    """u has values in [0, 1] and [2, 3]: between and beyond, a law is a guess."""
+    mesh = fd.UnitIntervalMesh(200)
+    (x,) = fd.SpatialCoordinate(mesh)
+    u = fd.Function(fd.FunctionSpace(mesh, "DG", 1))
+    u.interpolate(fd.conditional(x < 0.5, 2 * x, 1 + 2 * x))
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 2, 1), u, degree=3)
+    seen = femnn.Visited(kappa)
+    assert np.allclose(seen.range, kappa.visited())
+    values = [[-0.1, 0.5], [1.5, 2.5]]
+    assert np.array_equal(seen.contains(values), [[False, True], [False, True]])
+    assert seen.outside(kappa) == 0.0
+    u.interpolate(4 * x)  # in [0, 1] for a quarter of the points, in [2, 3] for another
+    assert seen.outside(kappa) == pytest.approx(0.5, abs=0.05)
+    assert len(set(MPI.COMM_WORLD.allgather(seen.outside(kappa)))) == 1
+    seen.add()
+    assert seen.contains(1.5)
+    assert seen.contains(3.9)
+    assert not seen.contains(4.5)
+
+
+@pytest.mark.parallel([1, 2])
+def test_combinations_that_never_were():
+    """Two operands on a curve: their box holds much that was not visited."""
+    mesh = fd.UnitIntervalMesh(300)
+    (x,) = fd.SpatialCoordinate(mesh)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(2, 2, 1), x, x**2, degree=3)
+    seen = femnn.Visited(kappa)
+    assert seen.contains([0.2, 0.9], [0.04, 0.81]).all()
+    assert not seen.contains(0.2, 0.81)
+    other = femnn.NeuralCoefficient(kappa.net, x, 1 - x, degree=3)
+    assert seen.outside(other) > 0.7
+    with pytest.raises(ValueError, match="contains got 1 inputs, the law has 2"):
+        seen.contains(0.2)
+
+
+def test_a_set_that_grows_from_one_value():
+    """As in a time loop that begins at rest: cells become wider with the range."""
+    mesh = fd.UnitIntervalMesh(50)
+    (x,) = fd.SpatialCoordinate(mesh)
+    u = fd.Function(fd.FunctionSpace(mesh, "P", 1)).assign(0.3)
+    seen = femnn.Visited(femnn.NeuralCoefficient(femnn.MLP(1, 2, 1), u, degree=3))
+    for size in (1e-3, 0.1, 1.0, 10.0):
+        u.interpolate(size * x)
+        seen.add()
+    assert seen.contains(np.linspace(0.01, 9.9, 300)).all()
+    assert not seen.contains(10.1)
+
+
+def test_what_was_never_a_law():
+    mesh = fd.UnitIntervalMesh(3)
+    u = fd.Function(fd.FunctionSpace(mesh, "P", 1)).assign(np.nan)
+    with pytest.raises(TypeError, match="Visited got a Function: wanted NeuralCoefficients"):
+        femnn.Visited(u)
+    with pytest.raises(ValueError, match=r"an operand of .* is NaN or infinite"):
+        femnn.Visited(femnn.NeuralCoefficient(femnn.MLP(1, 2, 1), u))

@@ -1,0 +1,96 @@
+"""What each place of observation is worth: how much surer a quantity is with it.  Collective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from pyadjoint import AdjFloat
+
+from femnn.inference.terms import Expansion, Terms, residuals_of
+from femnn.observation.table import Table
+from femnn.tape.columns import tangent_matrix
+from femnn.tape.model import is_computed_on
+from femnn.tape.squares import SumOfSquares
+from femnn.tape.vector import Vector
+
+
+def data_worth(terms: Terms, at: Expansion, value: Any) -> Table:
+    """The standard deviation of a quantity without and with the data of each place.  Collective.
+
+    Parameters
+    ----------
+    terms
+        What the functional is the sum of.
+    at
+        Its expansion.
+    value
+        A recorded number, or a vector of observations.
+
+    Returns
+    -------
+    Table
+        See ``LaplacePosterior.data_worth``.
+    """
+    _check(terms, value)
+    terms.evaluate(at.vector)
+    directions = at.gaussian.directions  # in which the prior is one
+    quantity = _tangent(terms, value) @ directions
+    parts = _of_places(terms, directions)
+    known = sum(parts.values(), np.zeros((len(directions), len(directions))))
+
+    def std(information: np.ndarray) -> float:
+        """Root mean square over the quantity's numbers."""
+        precision = np.eye(len(information)) + information
+        lower = np.linalg.cholesky(0.5 * (precision + precision.T))
+        spread = scipy.linalg.solve_triangular(lower, quantity.T, lower=True)
+        return float(np.sqrt((spread**2).sum() / len(quantity)))
+
+    full, prior = std(known), std(np.zeros_like(known))
+    without = [*(std(known - part) for part in parts.values()), prior]
+    alone = [*(std(part) for part in parts.values()), full]
+    worth = [1 - (full / other) ** 2 if other > 0 else 0.0 for other in without]
+    columns = {"std without": without, "std alone": alone, "worth": worth}
+    return Table(columns, [*parts, "all"], title="data worth")
+
+
+def _check(terms: Terms, value: Any) -> None:
+    if not isinstance(value, (AdjFloat, Vector)):
+        raise TypeError(
+            f"data_worth got a {type(value).__name__}: wanted a recorded number, such as a "
+            "functional, or the values of an observable, as in stations(u)."
+        )
+    if not is_computed_on(value, terms.Jhat.tape):
+        raise ValueError(
+            "data_worth: no block on the functional's tape computes the value: record it with the "
+            "model, between continue_annotation() and pause_annotation()."
+        )
+
+
+def _of_places(terms: Terms, directions: np.ndarray) -> dict[str, np.ndarray]:
+    """What the data of each place add to the precision, in the prior's units."""
+    found: dict[str, np.ndarray] = {}
+    for block in terms.data:
+        rows = _weighted_tangent(terms, block) @ directions
+        names = np.asarray(block.density.places)
+        for name in dict.fromkeys(block.density.places):
+            own = rows[names == name]
+            found[name] = found.get(name, 0.0) + own.T @ own
+    return found
+
+
+def _weighted_tangent(terms: Terms, block: SumOfSquares) -> np.ndarray:
+    """The residuals' derivative, of which the square is the Gauss-Newton matrix."""
+    weights = np.sqrt(block.weight(residuals_of(block)))
+    return weights[:, None] * _tangent(terms, block.node.output)
+
+
+def _tangent(terms: Terms, value: Any) -> np.ndarray:
+    tangent = tangent_matrix(value, terms.Jhat.controls, terms.Jhat.tape)
+    if tangent is None:
+        raise RuntimeError(
+            "data_worth: the model has no derivative for all controls at once: record it without "
+            "enable_checkpointing, with weights and Constants as controls."
+        )
+    return np.atleast_2d(tangent)
