@@ -137,10 +137,7 @@ class _Sweep:
 
     def __init__(self, J: Any, controls: Sequence[Any], sizes: Sequence[int], tape: Tape):
         self._J, self._n = J, sum(sizes)
-        self._relevant = relevant = [b for b in tape.get_blocks() if _counts(b)]
-        self._numbers = [b for b in relevant if _are_numbers(b.get_outputs())]
-        self._losses = [b for b in self._numbers if not _are_numbers(_moving(b))]
-        self._model = [b for b in relevant if b not in self._numbers]
+        self._relevant = [b for b in tape.get_blocks() if _counts(b)]
         values = [*(c.control for c in controls), *values_behind(J, tape)]
         self._comm = largest_comm(values) or MPI.COMM_SELF
         ends = np.cumsum([0, *sizes])
@@ -155,12 +152,15 @@ class _Sweep:
 
     def parts(self) -> list[Part]:
         """What each loss adds to the matrix.  Collective."""
-        self._differentiate_numbers()
+        numbers = _behind_the_model(self._relevant, self._J.block_variable)
+        losses = [b for b in numbers if not _are_numbers(_moving(b))]
+        self._differentiate_numbers([b for b in numbers if b not in losses], losses)
         count("tangent", self._n)
-        for block in self._model:
-            self._move(block)
+        for block in self._relevant:
+            if block not in numbers:
+                self._move(block)
         found = []
-        for block in self._losses:
+        for block in losses:
             matrix = self._of_loss(block)
             factor = block.get_outputs()[0].adj_value
             found.append(Part(block, float(factor or 0.0), 0.5 * (matrix + matrix.T)))
@@ -176,10 +176,9 @@ class _Sweep:
             return self.changes[value.block_variable]
         return np.zeros((_length_of(value), self._n))
 
-    def _differentiate_numbers(self) -> None:
+    def _differentiate_numbers(self, arithmetic: list[Block], losses: list[Block]) -> None:
         """The functional's derivative for each loss; it must be their sum, with factors."""
-        arithmetic = [b for b in self._numbers if b not in self._losses]
-        outputs = [b.get_outputs()[0] for b in self._losses]
+        outputs = [b.get_outputs()[0] for b in losses]
         self._J.block_variable.adj_value, self._J.block_variable.hessian_value = 1.0, 0.0
         for i, node in enumerate(outputs):
             node.tlm_value = 1.0 + 0.1 * i
@@ -265,6 +264,26 @@ def _counts(block: Block) -> bool:
     return any(bv.is_control_dependent for bv in block.get_dependencies()) and any(
         bv.is_functional_dependency for bv in block.get_outputs()
     )
+
+
+def _behind_the_model(blocks: Sequence[Block], functional: Any) -> list[Block]:
+    """The blocks from whose numbers only numbers are computed, until the functional, in order.
+
+    Numbers that the model goes on with, such as integrals that are observed, belong to the model.
+    """
+    found: list[Block] = []
+    only_numbers: dict[Any, set[bool]] = {functional: {True}}
+    for block in reversed(blocks):
+        outputs = block.get_outputs()
+        lead = set().union(*(only_numbers.get(bv, set()) for bv in outputs))
+        is_behind = _are_numbers(outputs) and lead == {True}
+        if _are_numbers(outputs) and len(lead) == 2:
+            raise NoColumns
+        for bv in block.get_dependencies():
+            only_numbers.setdefault(bv, set()).add(is_behind)
+        if is_behind:
+            found.append(block)
+    return found[::-1]
 
 
 def _moving(block: Block) -> list[Any]:

@@ -53,6 +53,50 @@ def test_the_matrix_of_a_sum_of_squares():
     assert not np.allclose(Jhat.hessian(w.like(direction)).vector, expected, rtol=1e-3)
 
 
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize("kind", ["functionals", "fluxes", "averages"])
+def test_integrals_that_are_observed_belong_to_the_model(kind):
+    """Numbers are not the end of the model where data are compared with them."""
+    mesh = UnitSquareMesh(4, 3)
+    V = FunctionSpace(mesh, "CG", 1)
+    solver, u, _, kappa, _ = diffusion(V)
+    at = {
+        "functionals": femnn.Functionals(mesh, ["a", "b"], lambda u: [u**2 * dx, kappa * dx]),
+        "fluxes": femnn.Fluxes(mesh, {"left": 1, "right": 2}),
+        "averages": femnn.Averages(mesh, {"all": "everywhere", "right": ds(2)}),
+    }[kind]
+    seen = (1 + u**2) * grad(u) if kind == "fluxes" else u
+    data = femnn.Observations(at, [0.3, 0.5], [0.1, 0.2])
+    continue_annotation()
+    solver.solve()
+    observe = data.start()
+    observe(seen)
+    J = observe.misfit()
+    pause_annotation()
+    w, tape = kappa.weights, get_working_tape()
+    matrix = gauss_newton_matrix(J, [Control(w)], tape)
+    direction = np.random.default_rng(1).normal(size=len(w))
+    assert np.allclose(matrix @ direction, product(J, Control(w), w.like(direction)).vector)
+    residuals = ReducedFunctional(observe.residuals, Control(w))
+    steps = [residuals(w.like(w.vector + s * direction)).vector.copy() for s in (1e-5, -1e-5)]
+    change = (steps[0] - steps[1]) / 2e-5
+    assert direction @ matrix @ direction == pytest.approx(change @ change, rel=1e-6)
+    assert change @ change > 1e-6
+
+
+def test_numbers_that_are_observed_and_lost_are_left_to_products():
+    V = FunctionSpace(UnitSquareMesh(4, 3), "CG", 1)
+    solver, u, _, kappa, _ = diffusion(V)
+    continue_annotation()
+    solver.solve()
+    total = femnn.assemble(u * dx)
+    at = femnn.Functionals(V.mesh(), ["total"], lambda number: [number])
+    vector = at(total)
+    J = total**2 + (vector * vector).sum()
+    pause_annotation()
+    assert gauss_newton_matrix(J, [Control(kappa.weights)], get_working_tape()) is None
+
+
 def test_it_is_the_hessian_where_the_model_is_linear():
     V = FunctionSpace(UnitSquareMesh(4, 3), "CG", 1)
     u, v = Function(V), TestFunction(V)
