@@ -65,6 +65,14 @@ EXAMPLES = {
         {"CELLS": 3, "ITERATIONS": 40},
         lambda n: n["slope_error"] < 0.06,
     ),
+    "two_laws": (
+        {"CELLS": 6, "THERMOMETERS": 10, "ITERATIONS": 15},
+        lambda n: (
+            n["std of their ratio, temperatures"] < 0.2 * n["std of mean k, temperatures"]
+            and n["std of mean h, and power"] < 0.5 * n["std of mean h, temperatures"]
+            and n["k, and power, relative L2 error"] < 0.3
+        ),
+    ),
     "two_layers": (
         {"CELLS": 10, "ITERATIONS": 50},
         lambda n: n["lower"] < 0.03 and n["upper"] < 0.06,
