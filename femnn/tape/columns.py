@@ -202,8 +202,28 @@ class _Sweep:
             if matrix is not None:
                 self.changes[node] = matrix
                 return
+        if len(block.get_outputs()) == 1 and _are_numbers(block.get_outputs()):
+            self.changes[block.get_outputs()[0]] = self._of_number(block, moving)
+            return
         for bv, matrix in self._one_by_one(block, moving).items():
             self.changes[bv] = matrix
+
+    def _of_number(self, block: Block, moving: Changes) -> np.ndarray:
+        """A number's changes, by its gradient."""
+        (node,) = block.get_outputs()
+        nodes = [node, *_moving(block)]
+        known = [bv.adj_value for bv in nodes]
+        for bv in nodes:
+            bv.adj_value = None
+        node.adj_value = 1.0
+        block.evaluate_adj(markings=True)
+        total = np.zeros((1, self._n))
+        for bv, matrix in moving.items():
+            part = _change_of(bv.output, bv.adj_value) @ matrix
+            total += sum_over_ranks(self._comm, part) if _is_field(bv.output) else part
+        for bv, value in zip(nodes, known, strict=True):
+            bv.adj_value = value
+        return total
 
     def _one_by_one(self, block: Block, moving: Changes) -> Changes:
         """The block's tangent-linear model, run for each direction."""
