@@ -80,7 +80,7 @@ class Problem(Experiment):
         """The misfit as a function of the method, with a power of a b before the network."""
         solver = partial(method.nonlinear_solver, parameters=self.parameters)
         reactor = self.reactor(rate(method.law, power), make_solver=solver)
-        return self.misfit(reactor, method.assemble)
+        return self.misfit(reactor)
 
     def predicted(self, law) -> dict:
         """The error of c with other sources, and how much of C flows out."""

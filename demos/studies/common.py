@@ -1,4 +1,4 @@
-"""What the studies share: options, stations, tables and how results are written."""
+"""What the studies share: options, tables and how results are written."""
 
 import argparse
 import time
@@ -12,17 +12,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from firedrake import (
-    COMM_WORLD,
-    Function,
-    FunctionSpace,
-    VertexOnlyMesh,
-    assemble,
-    interpolate,
-)
+from firedrake import COMM_WORLD, Function
 
 import femnn
-from femnn.parallel import from_rank_zero
 
 RUNS = {
     "kappa_error": ("kappa error", ".2%"),
@@ -71,39 +63,6 @@ def at_least(lower: int) -> Callable[[str], int]:
         return int(text)
 
     return integer
-
-
-class Stations:
-    """Points at which a field is observed.
-
-    Parameters
-    ----------
-    mesh
-        The mesh that holds the points.
-    points
-        Coordinates, shape ``(n, dimension)``; the same on every rank.
-    """
-
-    def __init__(self, mesh, points: np.ndarray):
-        inside = VertexOnlyMesh(mesh, points)
-        self.space = FunctionSpace(inside, "DG", 0)
-        self._ordered = FunctionSpace(inside.input_ordering, "DG", 0)
-
-    def of(self, u) -> Function:
-        """A Function, or an expression of some, at the points; recorded on the tape."""
-        return assemble(interpolate(u, self.space))
-
-    def read(self, u) -> np.ndarray:
-        """The same as an array, in the points' order, on every rank."""
-        values = assemble(interpolate(self.of(u), self._ordered)).dat.data_ro.copy()
-        return from_rank_zero(COMM_WORLD, values)
-
-    def function(self, values: np.ndarray) -> Function:
-        """Values at the points, in their order, as a Function."""
-        ordered = Function(self._ordered)
-        owned = ordered.dat.data_wo  # all on rank 0
-        owned[:] = values[: len(owned)]
-        return assemble(interpolate(ordered, self.space))
 
 
 def relative_difference(found: np.ndarray, truth: np.ndarray) -> float:

@@ -86,8 +86,8 @@ def on_grid(field: Function, cells: int) -> np.ndarray:
     """A field at the nodes of a uniform mesh, a row for each y, on every rank."""
     nodes = np.linspace(0, 1, cells + 1)
     points = np.stack(np.meshgrid(nodes, nodes), axis=-1)
-    stations = common.Stations(field.function_space().mesh(), points.reshape(-1, 2))
-    return stations.read(field).reshape(points.shape[:2])
+    stations = femnn.Stations(field.function_space().mesh(), points.reshape(-1, 2))
+    return np.array(stations(field)).reshape(points.shape[:2])
 
 
 def draw(fields: dict[str, list[np.ndarray]], curves: dict[str, np.ndarray]) -> plt.Figure:

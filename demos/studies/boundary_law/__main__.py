@@ -27,7 +27,7 @@ from mpi4py import MPI
 
 import femnn
 from demos.studies import common
-from demos.studies.common import Stations, relative_difference
+from demos.studies.common import relative_difference
 
 LENGTH, HALF_HEIGHT = 0.050, 0.005  # m
 CONDUCTIVITY = 70.0  # W/(m K)
@@ -96,8 +96,8 @@ class Fin:
 def observe(cells: int) -> tuple[np.ndarray, tuple[float, float]]:
     """What the thermometers read without noise, and the range of the surface's temperature."""
     fin = Fin(half_fin(2 * cells), 3, truth)
-    stations = Stations(fin.mesh, thermometers())
-    found = [(stations.read(T), fin.coldest()) for T in fin.states()]
+    stations = femnn.Stations(fin.mesh, thermometers())
+    found = [(np.array(stations(T)), fin.coldest()) for T in fin.states()]
     readings, coldest = zip(*found, strict=True)
     return np.array(readings), (min(coldest), float(ROOTS.max()))
 
@@ -112,17 +112,16 @@ def recover(mesh, readings: np.ndarray, target: float | None, chosen) -> tuple:
         seed=chosen.seed,
     )
     fin = Fin(mesh, 2, lambda T: UNIT * femnn.NeuralCoefficient(net, T, measure=ds))
-    stations = Stations(mesh, thermometers())
+    stations = femnn.Stations(mesh, thermometers())
     get_working_tape().clear_tape()
     continue_annotation()
     J = 0.0
     for T, values in zip(fin.states(), readings, strict=True):
-        difference = stations.of(T) - stations.function(values)
-        J += femnn.assemble(0.5 / (NOISE**2 * readings.size) * difference**2 * dx)
+        J += femnn.Observations(stations, values, NOISE * readings.size**0.5).misfit(T)
     Jhat = ReducedFunctional(J, Control(femnn.Weights.of(net)))
     pause_annotation()
     result = femnn.fit(Jhat, maxiter=chosen.iterations, target=target, options={"maxcor": 60})
-    modelled = np.array([stations.read(T) for T in fin.states()])
+    modelled = np.array([stations(T) for T in fin.states()])
     return net, result, modelled, fin.T
 
 

@@ -23,7 +23,7 @@ from firedrake.adjoint import *
 
 import femnn
 from demos.studies import common
-from demos.studies.common import Stations, relative_difference
+from demos.studies.common import relative_difference
 
 SOURCE = 2.6
 NOISE = 0.01
@@ -49,10 +49,10 @@ def observe(cells: int, stations: np.ndarray) -> np.ndarray:
     u = Function(FunctionSpace(mesh, "P", 3))
     form, bc = residual(u, truth(u))
     solve(form == 0, u, bcs=bc)
-    return Stations(mesh, stations).read(u)
+    return np.array(femnn.Stations(mesh, stations)(u))
 
 
-def recover(values: np.ndarray, spread: float, stations: Stations, u: Function, chosen) -> tuple:
+def recover(values: np.ndarray, spread: float, stations, u: Function, chosen) -> tuple:
     """Train a network for kappa(u); u becomes the model's solution."""
     net = femnn.MLP(
         *(1, 20, 20, 1),
@@ -62,13 +62,12 @@ def recover(values: np.ndarray, spread: float, stations: Stations, u: Function, 
         seed=chosen.seed,
     )
     kappa = femnn.NeuralCoefficient(net, u)
-    data = stations.function(values)
+    data = femnn.Observations(stations, values, std=len(values) ** 0.5)  # J is a mean
     form, bc = residual(u, kappa)
     get_working_tape().clear_tape()
     continue_annotation()
     femnn.solve(form == 0, u, bcs=bc)
-    J = assemble(0.5 / len(values) * (stations.of(u) - data) ** 2 * dx)
-    Jhat = ReducedFunctional(J, Control(kappa.weights))
+    Jhat = ReducedFunctional(data.misfit(u), Control(kappa.weights))
     pause_annotation()
     target = noise_misfit(spread, len(values)) if spread else None
     result = femnn.fit(Jhat, maxiter=chosen.iterations, target=target, options={"maxcor": 60})
@@ -129,7 +128,7 @@ def main(argv: list[str] | None = None) -> dict:
     exact = observe(2 * chosen.cells, stations)
     noise = random.normal(0, 1, chosen.stations)
     mesh = UnitSquareMesh(chosen.cells, chosen.cells)
-    observed = Stations(mesh, stations)
+    observed = femnn.Stations(mesh, stations)
     visited = np.linspace(exact.min(), exact.max(), 1000)
     nets, runs, fields = {}, {}, []
     for name, level in {"no noise": 0.0, "1 % noise": NOISE}.items():

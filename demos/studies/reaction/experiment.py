@@ -7,7 +7,6 @@ import torch
 from firedrake import *
 
 import femnn
-from demos.studies.common import Stations
 
 from .model import (
     DURATION,
@@ -57,18 +56,18 @@ class Experiment:
         self.mesh, finer = MeshHierarchy(Mesh(str(MESH)), 1)
         self.velocity = flow(self.mesh)
         fine = Reactor(flow(finer), 2 * steps, truth, duration=duration)
-        self.readings, self.deviation = observe(fine, Stations(finer, stations()), seed)
+        self.readings, self.deviation = observe(fine, femnn.Stations(finer, stations()), seed)
         self.exact, self.outflow = predict(fine, self.mesh)
-        self.places = Stations(self.mesh, stations())
+        self.places = femnn.Stations(self.mesh, stations())
         self.states, self.area = visited(self.reactor(truth))
 
     def reactor(self, law: Callable, **options) -> Reactor:
         """The model with a law."""
         return Reactor(self.velocity, self.steps, law, duration=self.duration, **options)
 
-    def misfit(self, reactor: Reactor, assemble: Callable = femnn.assemble):
+    def misfit(self, reactor: Reactor):
         """To the readings; on the tape."""
-        return misfit(reactor, self.places, self.readings, self.deviation, assemble)
+        return misfit(reactor, self.places, self.readings, self.deviation)
 
     def predict(self, law: Callable) -> tuple[list[Function], list[float]]:
         """With other sources: c after each step, and what of it flows out."""

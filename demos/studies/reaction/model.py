@@ -175,7 +175,7 @@ def observe(fine: Reactor, places, seed: int) -> tuple[np.ndarray, np.ndarray]:
     fine
         A model with half as long steps as the one that is to be fitted.
     places
-        The ``Stations`` in its mesh.
+        The :class:`femnn.Stations` in its mesh.
     seed
         Of the noise.
 
@@ -185,27 +185,19 @@ def observe(fine: Reactor, places, seed: int) -> tuple[np.ndarray, np.ndarray]:
         The readings by time, species (a, c) and station; the deviations.
     """
     run = fine.run(TRAINING, 2 * EVERY)
-    exact = np.array([[places.read(u[0]), places.read(u[2])] for u in run])
+    exact = np.array([[places(u[0]), places(u[2])] for u in run])
     deviation = NOISE * exact.max((0, 2))
     noise = np.random.default_rng(seed).normal(size=exact.shape)
     return exact + deviation[:, None] * noise, deviation
 
 
-def misfit(
-    reactor: Reactor,
-    places,
-    readings: np.ndarray,
-    deviation: np.ndarray,
-    assemble: Callable = femnn.assemble,
-):
+def misfit(reactor: Reactor, places, readings: np.ndarray, deviation: np.ndarray):
     """Half the mean square difference to the readings, in units of the noise; on the tape."""
     J = 0.0
     for u, measured in zip(reactor.run(TRAINING, EVERY), readings, strict=True):
         for i, values, spread in zip((0, 2), measured, deviation, strict=True):
-            with stop_annotating():
-                wanted = places.function(values)
-            difference = places.of(u[i]) - wanted
-            J += assemble(0.5 / (spread**2 * readings.size) * difference**2 * dx)
+            data = femnn.Observations(places, values, spread * readings.size**0.5)
+            J += data.misfit(u[i])
     return J
 
 
