@@ -247,7 +247,7 @@ class Loss:
         if self.patience is None or not self._work:
             return np.inf
         usual = max(statistics.median(self._work), USUAL * self._equations)
-        return max(self.patience * usual, SURELY)
+        return from_rank_zero(self._comm, max(self.patience * usual, SURELY))
 
     def _run(self, vector: np.ndarray) -> Any:
         self._evaluated = None
