@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks import derivatives, memory, mosaic, splitting, steps, training
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
-from femnn.export.files import atomic_file
+from femnn.atomic import atomic_file
 
 
 def main():

@@ -17,7 +17,7 @@ from types import ModuleType
 
 from benchmarks.problem import empty_caches
 from benchmarks.published import framework
-from femnn.export.files import atomic_file
+from femnn.atomic import atomic_file
 
 PROBLEMS = {
     module.NAME: module

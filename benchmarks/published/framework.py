@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks.published.methods import OURS, THEIRS
 from benchmarks.published.training import Timer
 from demos.studies import common  # noqa: F401 (its options for figures and for PETSc)
-from femnn.export.files import atomic_file
+from femnn.atomic import atomic_file
 
 COLUMNS = {
     "k_error": ("error of k", ".2%"),

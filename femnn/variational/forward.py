@@ -94,26 +94,6 @@ class ForwardSolve:
                 state.snes.setTolerances(max_it=own)
         count("linear", state.snes.getIterationNumber())
 
-    def _solve(self) -> None:
-        """Run PETSc's solver, for as many iterations as it may."""
-        state, left = self.state, begin_solve()
-        own = state.snes.getTolerances()[3]
-        # A fixed number of iterations is no crawling, and a smaller one another result.
-        limited = left < own and self._reason != REASONS.CONVERGED_ITS
-        if limited:
-            state.snes.setTolerances(max_it=int(left))
-        try:
-            bounded = state.takes_bounds and not state.restriction
-            state.solver.solve(bounds=state.bounds.values if bounded else None)
-        except fd.ConvergenceError:
-            count("linear", state.snes.getIterationNumber())
-            check_budgets()
-            raise
-        finally:
-            if limited:
-                state.snes.setTolerances(max_it=own)
-        count("linear", state.snes.getIterationNumber())
-
     def again(
         self,
         values: Mapping[Any, Any],
