@@ -31,3 +31,17 @@ def size_of(value: Any) -> int | None:
     if isinstance(value, fd.Constant):
         return int(np.prod(value.ufl_shape, dtype=int))
     return None
+
+
+def length_of(value: Any) -> int:
+    """How many numbers :func:`numbers_of` gives."""
+    if is_field(value):
+        with value.dat.vec_ro as vector:
+            return vector.local_size
+    size = size_of(value)
+    return 1 if size is None else size
+
+
+def is_field(value: Any) -> bool:
+    """Whether a value is a field, of which each rank has a part."""
+    return isinstance(value, FIELDS)
