@@ -285,7 +285,7 @@ class LaplacePosterior:
         TypeError
             If the value is no number or vector of observations.
         ValueError
-            If the value is not on the tape.
+            If the value is not on the tape, or the posterior has a low rank.
 
         References
         ----------
