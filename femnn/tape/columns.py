@@ -24,7 +24,7 @@ from femnn.tape.between import NoColumns, are_numbers, behind_the_model, is_betw
 from femnn.tape.control import VectorControl
 from femnn.tape.counts import count
 from femnn.tape.model import largest_comm, values_behind
-from femnn.tape.numbers import is_field, length_of, numbers_of, size_of
+from femnn.tape.numbers import change_of, is_field, length_of, size_of
 
 Changes = dict[Any, np.ndarray]  # of nodes
 T = TypeVar("T")
@@ -255,7 +255,7 @@ class _Sweep:
             if matrix is not None:
                 self.changes[node] = matrix
                 return
-        if len(block.get_outputs()) == 1 and _are_numbers(block.get_outputs()):
+        if len(block.get_outputs()) == 1 and are_numbers(block.get_outputs()):
             self.changes[block.get_outputs()[0]] = self._of_number(block, moving)
             return
         for bv, matrix in self._one_by_one(block, moving).items():
@@ -264,7 +264,7 @@ class _Sweep:
     def _of_number(self, block: Block, moving: Changes) -> np.ndarray:
         """A number's changes, by its gradient."""
         (node,) = block.get_outputs()
-        nodes = [node, *_moving(block)]
+        nodes = [node, *moving_nodes(block)]
         known = [bv.adj_value for bv in nodes]
         for bv in nodes:
             bv.adj_value = None
@@ -272,8 +272,8 @@ class _Sweep:
         block.evaluate_adj(markings=True)
         total = np.zeros((1, self._n))
         for bv, matrix in moving.items():
-            part = _change_of(bv.output, bv.adj_value) @ matrix
-            total += sum_over_ranks(self._comm, part) if _is_field(bv.output) else part
+            part = change_of(bv.output, bv.adj_value) @ matrix
+            total += sum_over_ranks(self._comm, part) if is_field(bv.output) else part
         for bv, value in zip(nodes, known, strict=True):
             bv.adj_value = value
         return total
@@ -286,7 +286,7 @@ class _Sweep:
             for bv in outputs:
                 bv.tlm_value = None
             block.evaluate_tlm(markings=True)
-            return [_change_of(bv.output, bv.tlm_value) for bv in outputs]
+            return [change_of(bv.output, bv.tlm_value) for bv in outputs]
 
         return dict(zip(outputs, self._columns(moving, run), strict=True))
 
@@ -327,7 +327,7 @@ class _Sweep:
                 bv.hessian_value = None
             node.hessian_value = 0.0
             block.evaluate_hessian(markings=True)
-            return [_change_of(bv.output, bv.hessian_value) for bv in moving]
+            return [change_of(bv.output, bv.hessian_value) for bv in moving]
 
         return dict(zip(moving, self._columns(moving, run), strict=True))
 
@@ -347,8 +347,3 @@ def _value_of(numbers: np.ndarray, like: Any) -> Any:
     with field.dat.vec_wo as vector:
         vector.array[:] = numbers
     return field
-
-
-def _change_of(value: Any, change: Any) -> np.ndarray:
-    """A change of a value, ``None`` for none, as numbers."""
-    return np.zeros(length_of(value)) if change is None else numbers_of(change)

@@ -42,6 +42,11 @@ def length_of(value: Any) -> int:
     return 1 if size is None else size
 
 
+def change_of(value: Any, change: Any) -> np.ndarray:
+    """A change of a value, ``None`` for none, as numbers."""
+    return np.zeros(length_of(value)) if change is None else numbers_of(change)
+
+
 def is_field(value: Any) -> bool:
     """Whether a value is a field, of which each rank has a part."""
     return isinstance(value, FIELDS)
