@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from benchmarks import derivatives, memory, mosaic, splitting, steps, training
+from benchmarks.posterior import checkerboard, heat, subsurface
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
 from femnn.atomic import atomic_file
@@ -178,6 +179,9 @@ BENCHMARKS = {
     "steps": ("steps", steps.measure, report_steps),
     "splitting": ("splitting", splitting.measure, report_splitting),
     "training": ("training", training.measure, report_training),
+    "heat-1d": ("heat in 1-D", lambda repeats: heat.measure(), heat.report),
+    "subsurface": ("subsurface", lambda repeats: subsurface.measure(), subsurface.report),
+    "checkerboard": ("checkerboard", lambda repeats: checkerboard.measure(), checkerboard.report),
 }
 
 

@@ -12,9 +12,14 @@ from .export.plots import plot_law as plot_law
 from .export.results import save_results as save_results
 from .export.tables import save_table as save_table
 from .export.to_ufl import to_ufl as to_ufl
+from .inference.chains import Chains as Chains
+from .inference.chains import chains as chains
+from .inference.evidence import EvidenceResult as EvidenceResult
 from .inference.evidence import fit_with_evidence as fit_with_evidence
+from .inference.field_prior import FieldPrior as FieldPrior
+from .inference.gaussian import Normal as Normal
+from .inference.laplace import laplace as laplace
 from .inference.posterior import LaplacePosterior as LaplacePosterior
-from .inference.posterior import laplace as laplace
 from .inference.prior import GaussianPrior as GaussianPrior
 from .inference.visited import Visited as Visited
 from .networks.inputs import FourierFeatures as FourierFeatures

@@ -14,7 +14,6 @@ from pyadjoint.tape import stop_annotating
 
 from femnn.autograd.values import array_of, like
 from femnn.inference.posterior import LaplacePosterior
-from femnn.inference.prior import GaussianPrior
 from femnn.inference.terms import Expansion, Terms, residuals_of
 from femnn.parallel import any_rank, on_all_ranks
 from femnn.tape.counts import Solves, count, counting
@@ -171,6 +170,7 @@ class Unknown:
 
     def __init__(self, terms: Terms):
         self._priors = [(place, prior) for place, prior in terms.priors if not prior.fixed]
+        self._misfits = terms.data
         self._scales: dict[Any, list[SumOfSquares]] = {}
         for block in terms.data:
             if block.density.scale is not None:
@@ -183,12 +183,13 @@ class Unknown:
     def update(self, at: Expansion) -> None:
         """Take the values of MacKay's fixed point, from an expansion at the best controls."""
         by_data = at.gaussian.known_by_data()
-        covariance = at.gaussian.factor @ at.gaussian.factor.T
+        misfits = len(self._misfits)
         for place, prior in self._priors:
-            prior.precision = _precision(prior, at.vector[place], by_data[place])
+            prior.precision = _precision(prior, at.z[place], by_data[place])
         with stop_annotating():
             for scale, blocks in self._scales.items():
-                self._set(scale, float(array_of(scale).item()) * _growth(blocks, at, covariance))
+                value = float(array_of(scale).item())
+                self._set(scale, value * _growth(blocks, at.used_by(blocks, misfits)))
 
     def _set(self, scale: Any, value: float) -> None:
         """Give a scale, and what the tape holds of it, a value."""
@@ -212,20 +213,18 @@ class Unknown:
             )
 
 
-def _precision(prior: GaussianPrior, entries: np.ndarray, by_data: np.ndarray) -> np.ndarray:
-    """The precisions that the entries of the groups say."""
-    known = prior.precision * prior.by_group(by_data)
-    size = prior.by_group((entries - prior.mean) ** 2)
+def _precision(prior: Any, z: np.ndarray, by_data: np.ndarray) -> np.ndarray:
+    """The precisions that the entries of the groups say, both in the prior's units."""
+    known, size = prior.by_group(by_data), prior.by_group(z**2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.nan_to_num(known / (size * prior.precision), nan=1.0, posinf=STEP)
+        ratio = np.nan_to_num(known / size, nan=1.0, posinf=STEP)
     precision = prior.precision * np.clip(ratio, 1 / STEP, STEP)
     return np.clip(precision, 1 / LARGEST, LARGEST)
 
 
-def _growth(blocks: list[SumOfSquares], at: Expansion, covariance: np.ndarray) -> float:
+def _growth(blocks: list[SumOfSquares], used: float) -> float:
     """The factor by which the errors are larger than the scale says."""
     squares = sum(float(residuals_of(b) @ residuals_of(b)) for b in blocks)
     n = sum(len(residuals_of(b)) for b in blocks)
-    used = sum(float(np.vdot(at.data[b], covariance)) for b in blocks if b in at.data)
     left = max(n - used, 1e-3 * n)
     return float(np.sqrt(np.clip(squares / left, 1 / STEP, STEP)))

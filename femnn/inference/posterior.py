@@ -1,94 +1,32 @@
-"""Laplace's posterior of weights and Constants, and what it says of laws and predictions."""
+"""A normal posterior of weights, Constants and fields: laws, fields and predictions."""
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 from numpy.typing import ArrayLike
-from pyadjoint import AdjFloat, ReducedFunctional
 from torch import nn
 
 from femnn.coefficient.coefficient import NeuralCoefficient
-from femnn.evaluation.arrays import at_points
-from femnn.evaluation.evaluator import PointEvaluator
-from femnn.evaluation.jacobian import weight_jacobian
+from femnn.inference.field_prior import FieldPrior
 from femnn.inference.gaussian import Normal
-from femnn.inference.terms import Expansion, Terms, residuals_of
+from femnn.inference.predictions import predicted
+from femnn.inference.summaries import Traces, TradeOff, law_of, traces, trade_offs
+from femnn.inference.terms import Expansion, Terms, name_of, residuals_of
 from femnn.inference.worth import data_worth
 from femnn.observation.table import Table
 from femnn.parallel import vector_from_rank_zero
-from femnn.tape.columns import tangent_matrix
-from femnn.tape.model import is_computed_on
-from femnn.tape.vector import Vector
-
-# So many standard deviations from the minimum the matrix is hardly that of the posterior.
-NEAR = 0.1
-
-
-def laplace(Jhat: ReducedFunctional) -> LaplacePosterior:
-    """The posterior of weights and Constants, as a normal density around their values.  Collective.
-
-    Its precision is the Gauss-Newton matrix of the functional, which is minus the logarithm of
-    likelihood and prior.  Fit first: the values should be the most probable ones.
-
-    Parameters
-    ----------
-    Jhat
-        The functional, ``J = data.misfit(u) + prior.energy()``, with :class:`~femnn.Observations`
-        and a :class:`~femnn.GaussianPrior` for each control.  Other terms that are convex, such as
-        penalties of a law, count as parts of the prior.  Controls are weights and Constants, some
-        thousand numbers at most.
-
-    Returns
-    -------
-    LaplacePosterior
-        The same on every rank.
-
-    Raises
-    ------
-    RuntimeError
-        If the tape has no Gauss-Newton matrix, as under a schedule.
-    TypeError
-        If a control is neither weights nor a Constant, or ``Jhat`` no functional of numbers.
-    ValueError
-        If the functional has no misfit of Observations, a misfit or an energy has a factor, or
-        a control has no prior.
-
-    Warns
-    -----
-    UserWarning
-        If the functional is not near a minimum.
-
-    References
-    ----------
-    D. J. C. MacKay, Neural Computation 4 (1992); E. Daxberger et al., Laplace redux, NeurIPS 2021.
-
-    Examples
-    --------
-    >>> J = data.misfit(u) + GaussianPrior(kappa.weights).energy()
-    >>> Jhat = ReducedFunctional(J, Control(kappa.weights))
-    >>> fit(Jhat, "gauss-newton")
-    >>> posterior = laplace(Jhat)
-    >>> lower, upper = posterior.law(kappa, np.linspace(0, 1)).interval(0.9)
-    """
-    terms = Terms(Jhat, "laplace")
-    posterior = LaplacePosterior(terms, terms.expand())
-    if posterior.distance > NEAR:
-        warnings.warn(
-            f"laplace: the minimum is about {posterior.distance:.2g} posterior standard deviations "
-            "away: fit(Jhat, 'gauss-newton') first, or with more iterations.",
-            stacklevel=2,
-        )
-    return posterior
+from femnn.training.settings import check_whole
 
 
 class LaplacePosterior:
-    """A normal posterior of weights and Constants; see :func:`femnn.laplace`.
+    """A normal posterior of the controls; see :func:`femnn.laplace`.
 
-    Entries are those of the controls, one after the other.
+    Entries are those of the controls, one after the other: of weights and Constants their numbers,
+    of fields their degrees of freedom in the ranks' order.
 
     Parameters
     ----------
@@ -96,14 +34,19 @@ class LaplacePosterior:
         What the functional is the sum of.
     at
         The functional near the most probable values.
+    exact
+        Whether second derivatives are the whole Hessian.
 
     Attributes
     ----------
     mean : numpy.ndarray
         The values of the controls, shape ``(n,)``.
     spectrum : numpy.ndarray
-        Eigenvalues of the data's Gauss-Newton matrix in the prior's units, shape ``(n,)``, the
+        Eigenvalues of the data's Gauss-Newton matrix in the prior's units, shape ``(k,)``, the
         largest first: directions above one are known by the data, those below by the prior.
+    neglected : float
+        The largest eigenvalue that is not among them, zero where all are: a variance is too large
+        by at most its part ``neglected / (1 + neglected)``.
     effective_parameters : float
         How many parameters the data determine, the sum of l / (1 + l) over the spectrum.
     n_data : int
@@ -114,25 +57,27 @@ class LaplacePosterior:
         How far the minimum is away, in posterior standard deviations.
     """
 
-    def __init__(self, terms: Terms, at: Expansion):
-        self._terms, self._at = terms, at
-        self._factor = vector_from_rank_zero(terms.controls.comm, at.gaussian.factor)
+    def __init__(self, terms: Terms, at: Expansion, exact: bool = False):
+        self.terms, self.at, self._exact = terms, at, exact
+        self.gaussian = at.gaussian
         self.mean, self.spectrum = at.vector.copy(), at.gaussian.spectrum
+        self.neglected = at.gaussian.neglected
         self.effective_parameters = float(at.gaussian.shares.sum())
         squares = sum(float(residuals_of(b) @ residuals_of(b)) for b in terms.data)
         self.n_data = terms.n_data
         self.chi_squared = squares / self.n_data
-        self.distance = float(np.linalg.norm(at.gaussian.factor.T @ at.gradient))
+        self.distance = float(at.gaussian.spread(at.gradient[:, None])[0])
 
     @property
     def covariance(self) -> np.ndarray:
         """The covariance of all entries, shape ``(n, n)``."""
-        return self._factor @ self._factor.T
+        half = self.gaussian.half(np.eye(len(self.mean)))
+        return half.T @ half
 
     @property
     def std(self) -> np.ndarray:
         """The standard deviation of each entry, shape ``(n,)``."""
-        return np.sqrt((self._factor**2).sum(1))
+        return np.sqrt(self.gaussian.variances())
 
     @property
     def log_evidence(self) -> float:
@@ -146,13 +91,76 @@ class LaplacePosterior:
         ValueError
             If a misfit has a loss that is not half the square.
         """
-        return self._terms.log_evidence(self._at)
+        return self.terms.log_evidence(self.at)
 
     def __repr__(self) -> str:
+        rank = "" if not self.neglected else f", first neglected eigenvalue {self.neglected:.2g}"
         return (
             f"LaplacePosterior({len(self.mean)} entries, {self.effective_parameters:.1f} effective "
-            f"parameters, chi^2/n {self.chi_squared:.3g})"
+            f"parameters, chi^2/n {self.chi_squared:.3g}{rank})"
         )
+
+    def parameters_by_control(self) -> np.ndarray:
+        """How many parameters the data determine of each control.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape ``(n_controls,)``, in the order of the functional's controls; the sum is
+            :attr:`effective_parameters` where no penalties count as parts of the prior.
+        """
+        known = self.gaussian.known_by_data()
+        return np.array([known[place].sum() for place in self.terms.places])
+
+    def of(self, control: Any) -> Normal:
+        """A control with how sure it is.  Collective.
+
+        Parameters
+        ----------
+        control
+            Weights, a Constant or a Function among the controls.
+
+        Returns
+        -------
+        Normal
+            ``mean`` and ``std``: Functions of a field, arrays of shape ``(n,)`` of weights, of its
+            shape of a Constant.
+
+        Raises
+        ------
+        ValueError
+            If it is none of the controls.
+        """
+        place = self._place(control)
+        pair = self.mean[place], self.std[place]
+        if isinstance(control, fd.Function):
+            return Normal(*(self._field(control, values) for values in pair))
+        shape = getattr(control, "ufl_shape", (-1,))
+        return Normal(*(values.reshape(shape) for values in pair))
+
+    def trace(self, field: fd.Function) -> Traces:
+        """The integrals of a field's variance over the domain.  Collective.
+
+        Parameters
+        ----------
+        field
+            A control with a :class:`~femnn.FieldPrior`.
+
+        Returns
+        -------
+        Traces
+            ``prior`` and ``posterior``, the traces of the covariance operators.
+
+        Raises
+        ------
+        ValueError
+            If it is no such control.
+        """
+        place = self._place(field)
+        priors = [prior for where, prior in self.terms.priors if where == place]
+        if not (priors and isinstance(priors[0], FieldPrior)):
+            raise ValueError(f"trace: {name_of(field)} has no FieldPrior: wanted a field with one.")
+        return traces(self.gaussian, place, priors[0])
 
     def law(self, net: nn.Module | NeuralCoefficient, *inputs: ArrayLike) -> Normal:
         """The values of a law, with how sure they are.
@@ -179,21 +187,50 @@ class LaplacePosterior:
         ValueError
             If none of the network's weights are controls, or the inputs do not fit.
         """
-        net = net.net if isinstance(net, NeuralCoefficient) else net
-        evaluator, points, shape = at_points("law", net, inputs)
-        places, known = self._places(evaluator)
-        weights = evaluator.parameters.read()
-        weights[known] = self.mean[places[known]]
-        mean = evaluator.value(points, weights).reshape(shape)
-        jacobian = weight_jacobian(evaluator, points, weights)[..., known]
-        changes = jacobian @ self._factor[places[known]]
-        return Normal(mean, np.linalg.norm(changes, axis=-1).reshape(shape))
+        mean, gradients = law_of(self.terms, self.mean, "law", net, inputs)
+        return Normal(mean, self.gaussian.spread(gradients).reshape(mean.shape))
+
+    def trade_offs(self, *laws: Sequence[Any], n: int = 3) -> list[TradeOff]:
+        """What data tell least apart: joint changes of laws, the least sure first.
+
+        Each law counts relative to how unsure the prior was of it.  Where two laws change together
+        in one of these, and little of the prior's uncertainty is gone, the data do not tell which
+        of both is right.
+
+        Parameters
+        ----------
+        *laws
+            For each law what :meth:`law` takes: ``(net, inputs)``, or with several inputs
+            ``(net, *inputs)``; the inputs make a grid.
+        n
+            How many.
+
+        Returns
+        -------
+        list of TradeOff
+            Independent of each other: ``std`` and ``prior_std`` of how far it goes, and the laws'
+            ``changes``, for one posterior standard deviation.
+
+        Raises
+        ------
+        ValueError
+            If none of a network's weights are controls, or the inputs do not fit.
+
+        Examples
+        --------
+        >>> first = posterior.trade_offs((kappa, u), (source, u))[0]
+        >>> first.ratio, first.changes
+        """
+        check_whole("n", n, least=1)
+        found = [law_of(self.terms, self.mean, "trade_offs", net, x) for net, *x in laws]
+        return trade_offs(self.gaussian, found, n)
 
     def predict(self, value: Any, noise: ArrayLike = 0.0) -> Normal:
         """A recorded value of the model, with how sure it is.  Collective.
 
         It is taken as linear in the controls around the mean.  The model has been run at the mean
-        afterwards.
+        afterwards.  Where not all directions are known, each number's variance is found by
+        conjugate gradients from them, and a field's from them alone.
 
         Parameters
         ----------
@@ -212,35 +249,18 @@ class LaplacePosterior:
         Raises
         ------
         RuntimeError
-            If the value has no derivative for all controls at once.
+            If a field has no derivative in many directions, as under a schedule.
         TypeError
             If it is no number, vector of observations or Function.
         ValueError
             If the value is not on the tape.
+
+        Warns
+        -----
+        UserWarning
+            If the known directions alone give a standard deviation that is wrong by more than 5 %.
         """
-        tape = self._terms.Jhat.tape
-        if not isinstance(value, (AdjFloat, Vector, fd.Function)):
-            raise TypeError(
-                f"predict got a {type(value).__name__}: wanted a recorded number, the values of "
-                "an observable, as in stations(u), or a Function."
-            )
-        if not is_computed_on(value, tape):
-            raise ValueError(
-                "predict: no block on the functional's tape computes the value: record it with the "
-                "model, between continue_annotation() and pause_annotation()."
-            )
-        mean = self._terms.evaluate(self.mean, value)
-        tangent = tangent_matrix(value, self._terms.Jhat.controls, tape)
-        if tangent is None:
-            raise RuntimeError(
-                "predict: the value has no derivative for all controls at once: record the model "
-                "without enable_checkpointing, or run it at posterior.sample(n)."
-            )
-        std = np.linalg.norm(tangent @ self._factor, axis=1)
-        if isinstance(value, fd.Function):
-            return Normal(_field(mean), _with_noise(mean, std, noise))
-        array = np.asarray(mean, dtype=float)
-        return Normal(array.copy(), np.hypot(std.reshape(array.shape), noise))
+        return predicted(self.terms, self.at, value, noise, self._exact)
 
     def data_worth(self, value: Any) -> Table:
         """How much surer a quantity is with the data of each place.  Collective.
@@ -265,7 +285,7 @@ class LaplacePosterior:
         TypeError
             If the value is no number or vector of observations.
         ValueError
-            If the value is not on the tape.
+            If the value is not on the tape, or the posterior has a low rank.
 
         References
         ----------
@@ -276,7 +296,7 @@ class LaplacePosterior:
         --------
         >>> print(posterior.data_worth(outflow))
         """
-        return data_worth(self._terms, self._at, value)
+        return data_worth(self.terms, self.at, value)
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """Random values of the controls.  Collective.
@@ -291,11 +311,13 @@ class LaplacePosterior:
         Returns
         -------
         numpy.ndarray
-            Shape ``(n, n_entries)``, the same on every rank.  ``Jhat(posterior.values(row))`` runs
-            the model, ``kappa.weights.assign(row)`` gives them to a network.
+            Shape ``(n, n_entries)``, the same on every rank; which fields, depends on the number of
+            ranks, as their values' order does.  ``Jhat(posterior.values(row))`` runs the model,
+            ``kappa.weights.assign(row)`` gives them to a network.
         """
         draws = np.random.default_rng(seed).standard_normal((n, len(self.mean)))
-        return vector_from_rank_zero(self._terms.controls.comm, self.mean + draws @ self._factor.T)
+        samples = self.mean + self.gaussian.changes(draws.T).T
+        return vector_from_rank_zero(self.terms.controls.comm, samples)
 
     def values(self, vector: np.ndarray) -> Any:
         """What the reduced functional is called with.  Collective.
@@ -307,34 +329,20 @@ class LaplacePosterior:
 
         Returns
         -------
-        Weights, firedrake.Constant or list of these
+        Weights, firedrake.Constant, firedrake.Function or list of these
             One for each control; a list where there are several.
         """
-        return self._terms.controls.values(np.asarray(vector, dtype=float))
+        return self.terms.controls.values(np.asarray(vector, dtype=float))
 
-    def _places(self, evaluator: PointEvaluator) -> tuple[np.ndarray, np.ndarray]:
-        """The place of each of a network's weights among the entries, and whether it has one."""
-        starts = self._terms.parameter_places()
-        pieces = [
-            starts[id(p)] + np.arange(p.numel()) if id(p) in starts else np.full(p.numel(), -1)
-            for p in evaluator.parameters.tensors
-        ]
-        places = np.concatenate([np.empty(0, dtype=int), *pieces])
-        if not (places >= 0).any():
-            raise ValueError(
-                "law: none of the network's weights are controls of the functional: wanted a "
-                "network, or a coefficient of one, whose weights it was made with."
-            )
-        return places, places >= 0
+    def _place(self, control: Any) -> slice:
+        for place, known in zip(self.terms.places, self.terms.objects, strict=True):
+            if known is control:
+                return place
+        names = ", ".join(name_of(known) for known in self.terms.objects)
+        raise ValueError(f"the posterior is of {names}: wanted one of these controls.")
 
-
-def _field(value: fd.Function) -> fd.Function:
-    return value.copy(deepcopy=True)
-
-
-def _with_noise(like: fd.Function, std: np.ndarray, noise: ArrayLike) -> fd.Function:
-    """A field of standard deviations, from this rank's."""
-    field = fd.Function(like.function_space())
-    with field.dat.vec_wo as vector:
-        vector.array[:] = np.hypot(std, noise)
-    return field
+    def _field(self, control: fd.Function, values: np.ndarray) -> fd.Function:
+        vector = np.zeros(len(self.mean))
+        vector[self._place(control)] = values
+        index = [known is control for known in self.terms.objects].index(True)
+        return self.terms.controls.objects(vector)[index]

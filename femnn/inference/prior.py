@@ -13,6 +13,7 @@ from femnn.tape.numbers import numbers_of
 from femnn.tape.sums import EntrywiseSum
 from femnn.tape.vector import recorded
 from femnn.tape.weights import Weights
+from femnn.training.metrics import Diagonal
 
 GROUPS = ("parameters", "layers", "all")
 
@@ -131,6 +132,11 @@ class GaussianPrior:
             Shape ``(n,)``.
         """
         return self._precision[self._group]
+
+    @property
+    def metric(self) -> Diagonal:
+        """The precisions as an inner product of the entries."""
+        return Diagonal(self.of_entries())
 
     def by_group(self, entries: np.ndarray) -> np.ndarray:
         """Sums over the entries of each group.

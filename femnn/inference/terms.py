@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import firedrake as fd
@@ -12,20 +11,27 @@ from pyadjoint import ReducedFunctional
 from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
 
-from femnn.inference.gaussian import Gaussian
-from femnn.inference.prior import GaussianPrior, PriorBlock
+from femnn.inference.field_energy import FieldPriorBlock
+from femnn.inference.gaussian import Directions, Gaussian, LowRank
+from femnn.inference.low_rank import Products, eigenpairs
+from femnn.inference.prior import PriorBlock
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
-from femnn.tape.columns import gauss_newton_parts
+from femnn.tape.columns import factors_of, gauss_newton_parts
 from femnn.tape.losses import Squares
 from femnn.tape.model import blocks_behind
-from femnn.tape.numbers import size_of
 from femnn.tape.shared import places_of
 from femnn.tape.squares import SumOfSquares, squares_behind
 from femnn.tape.weights import Weights
 from femnn.training.controls import ControlVector
 from femnn.training.loss import check_functional
+from femnn.training.metrics import Joined
 
+PRIORS = (PriorBlock, FieldPriorBlock)
 WANTED = "wanted J = data.misfit(u) + prior.energy(), with Observations and a GaussianPrior"
+
+
+# Numbers for which all directions are taken: over the tape together, or one after the other.
+LARGEST, SINGLY = 2000, 200
 
 
 @dataclass(frozen=True)
@@ -41,16 +47,38 @@ class Expansion:
     gradient
         Its gradient, shape ``(n,)``.
     data
-        For each misfit its Gauss-Newton matrix, shape ``(n, n)``.
+        For each misfit its Gauss-Newton matrix in the priors' units, shape ``(n, n)``, where
+        these were made.
     gaussian
         Prior and data together.
+    z
+        How far the values are from the priors' means, in the priors' units, shape ``(n,)``.
     """
 
     vector: np.ndarray
     value: float
     gradient: np.ndarray
     data: dict[SumOfSquares, np.ndarray]
-    gaussian: Gaussian
+    gaussian: Directions
+    z: np.ndarray
+
+    def used_by(self, blocks: list[SumOfSquares], misfits: int) -> float:
+        """How many parameters the data of some of all misfits determine.
+
+        Raises
+        ------
+        ValueError
+            If it is not known which of the misfits says what.
+        """
+        if len(blocks) == misfits:
+            return float(self.gaussian.shares.sum())
+        if not isinstance(self.gaussian, Gaussian) or not self.data:
+            raise ValueError(
+                "fit_with_evidence: several scales are estimated, and the directions are not "
+                f"complete: wanted one scale for all data, or at most {LARGEST} numbers."
+            )
+        factor = self.gaussian.metric.coordinates(self.gaussian.factor)
+        return sum(float(np.vdot(self.data[b] @ factor, factor)) for b in blocks if b in self.data)
 
 
 class Terms:
@@ -59,7 +87,7 @@ class Terms:
     Parameters
     ----------
     Jhat
-        The reduced functional; controls are weights and Constants.
+        The reduced functional; controls are weights, Constants and fields.
     who
         Who asks, for messages.
 
@@ -67,13 +95,13 @@ class Terms:
     ----------
     controls : ControlVector
         Its controls, joined.
-    objects : list of Weights and Constants
+    objects : list of Weights, Constants and Functions
         What the user holds of each.
     places : list of slice
         The place of each in the joined vector.
     data : list of SumOfSquares
         The misfits behind it.
-    priors : list of (slice, GaussianPrior)
+    priors : list of (slice, GaussianPrior or FieldPrior)
         The priors of controls, with the controls' places in the vector.
     """
 
@@ -82,55 +110,135 @@ class Terms:
         self.Jhat, self._who = Jhat, who
         self.controls = ControlVector(Jhat)
         self.objects = [c.control for c in Enlist(Jhat.controls)]
-        ends = np.cumsum([0, *(self._size(c) for c in self.objects)])
-        self.places = [slice(a, b) for a, b in pairwise(ends.tolist())]
+        self.places = self.controls.places
         self.data = squares_behind(Jhat.functional, Jhat.tape)
         if not self.data:
             raise ValueError(f"{who}: the functional has no misfit of Observations: {WANTED}.")
         blocks = blocks_behind(Jhat.functional, Jhat.tape)
-        self.priors = self._found([b.prior for b in blocks if isinstance(b, PriorBlock)])
+        self._energies = [b for b in blocks if isinstance(b, PRIORS)]
+        self.priors = self._found([b.prior for b in self._energies])
 
     @property
     def n_data(self) -> int:
         """The number of data."""
         return sum(len(residuals_of(block)) for block in self.data)
 
-    def expand(self, vector: np.ndarray | None = None) -> Expansion:
+    @property
+    def metric(self) -> Joined:
+        """The precision of all priors, as they are now."""
+        known = {place.start: prior.metric for place, prior in self.priors}
+        metrics = [known.get(place.start) for place in self.places]
+        return Joined(metrics, np.array([place.stop for place in self.places]))
+
+    def expand(
+        self, vector: np.ndarray | None = None, rank: int | None = None, exact: bool = False
+    ) -> Expansion:
         """The functional near a point, by default the controls' present values.  Collective.
 
         The functional has been evaluated there afterwards.
 
+        Parameters
+        ----------
+        vector
+            Shape ``(n,)``.
+        rank
+            How many directions to take; by default all, or as many as data say something of.
+        exact
+            Whether with the Hessian in the place of Gauss and Newton's matrix.
+
         Raises
         ------
         RuntimeError
-            If the tape has no Gauss-Newton matrix.
+            If the Hessian is not positive definite.
         ValueError
             If a misfit or an energy has a factor, or a direction has no prior.
         """
         vector = self.controls.read() if vector is None else vector
+        metric, comm = self.metric, self.controls.comm
         with stop_annotating():
-            value = float(self.evaluate(vector))
+            value = from_rank_zero(comm, float(self.evaluate(vector)))
+            factors = factors_of(self.Jhat.functional, self.Jhat.controls, self.Jhat.tape)
             gradient = self.controls.flat(self.Jhat.derivative())
-        parts = gauss_newton_parts(self.Jhat.functional, self.Jhat.controls, self.Jhat.tape)
+        gradient = vector_from_rank_zero(comm, gradient)
+        found: tuple[dict[SumOfSquares, np.ndarray], Directions] | None = None
+        if rank is None and not exact and len(vector) <= LARGEST:
+            found = self._matrices(metric)
+        data, gaussian = found or ({}, self._directions(factors, metric, rank, exact))
+        return Expansion(vector, value, gradient, data, gaussian, self._numbers(vector))
+
+    def products(self, exact: bool = False) -> Products:
+        """Products with the misfits' second derivatives, in the priors' units."""
+        return Products(self.Jhat, self.controls, self.data, self.metric, exact)
+
+    def _numbers(self, vector: np.ndarray) -> np.ndarray:
+        """The values in the priors' units; zero where there is no prior."""
+        z = np.zeros(len(vector))
+        for place, prior in self.priors:
+            z[place] = prior.metric.coordinates(vector[place] - prior.mean)
+        return z
+
+    def _matrices(self, metric: Joined) -> tuple[dict[SumOfSquares, np.ndarray], Directions] | None:
+        """Each misfit's matrix, and the posterior, where one sweep over the tape gives them."""
+        n = len(self.controls)
+        directions = self.controls.rows(metric.point(np.eye(n)))
+        parts = gauss_newton_parts(
+            self.Jhat.functional, self.Jhat.controls, self.Jhat.tape, directions
+        )
         if parts is None:
-            raise RuntimeError(
-                f"{self._who}: the tape has no Gauss-Newton matrix: record the model without "
-                f"enable_checkpointing, and the functional as a sum of its terms; {WANTED}."
-            )
-        prior, data = np.zeros((2, len(vector), len(vector)))
+            return None
+        prior, data = np.zeros((2, n, n))
         misfits = {}
         for part in parts:
             matrix = vector_from_rank_zero(self.controls.comm, part.matrix)
-            if isinstance(part.block, (SumOfSquares, PriorBlock)):
+            if isinstance(part.block, (SumOfSquares, *PRIORS)):
                 self._check_factor(part.block, part.factor)
             if isinstance(part.block, SumOfSquares):
                 misfits[part.block] = matrix
                 data += matrix
             else:
                 prior += matrix
-        gradient = vector_from_rank_zero(self.controls.comm, gradient)
-        value = from_rank_zero(self.controls.comm, value)
-        return Expansion(vector, value, gradient, misfits, self._gaussian(prior, data))
+        return misfits, self._gaussian(prior, data, metric)
+
+    def _directions(
+        self, factors: dict | None, metric: Joined, rank: int | None, exact: bool
+    ) -> Directions:
+        """The posterior by products alone."""
+        self._check_sum(factors)
+        n, product = len(self.controls), self.products(exact)
+        if rank is None and n <= SINGLY:
+            data = product(np.eye(n))
+            try:
+                return Gaussian(np.eye(n), 0.5 * (data + data.T), metric)
+            except np.linalg.LinAlgError:
+                raise self._no_minimum() from None
+        values, vectors, neglected = eigenpairs(product, n, self.controls.comm, rank)
+        if values.min(initial=0.0) <= -1:
+            raise self._no_minimum()
+        return LowRank(values, vectors, metric, neglected)
+
+    def _no_minimum(self) -> RuntimeError:
+        return RuntimeError(
+            f"{self._who}: the Hessian is not positive definite, so this is no minimum: fit first, "
+            "as by fit(Jhat, 'newton-cg'), or leave out hessian='exact'."
+        )
+
+    def _check_sum(self, factors: dict | None) -> None:
+        """Raise where the functional is not the sum of misfits and one energy for each control."""
+        with_prior = {place.start for place, _ in self.priors}
+        for place, control in zip(self.places, self.objects, strict=True):
+            if place.start not in with_prior:
+                raise self._no_prior(control)
+        if factors is None:
+            raise ValueError(f"{self._who}: the functional is no sum of its terms: {WANTED}.")
+        for block, factor in factors.items():
+            if isinstance(block, (SumOfSquares, *PRIORS)):
+                self._check_factor(block, factor)
+            elif factor:
+                raise ValueError(
+                    f"{self._who}: the functional has another term, a {block}: leave it out; "
+                    f"{WANTED}. Penalties can be parts of the prior for at most {LARGEST} numbers, "
+                    "without rank, an exact Hessian or a schedule."
+                )
 
     def evaluate(self, vector: np.ndarray, value: Any = None) -> Any:
         """The functional, or another recorded value, at a point.  Collective."""
@@ -169,16 +277,7 @@ class Terms:
             for parameter, own in places_of(control).items()
         }
 
-    def _size(self, control: Any) -> int:
-        size = size_of(control) if isinstance(control, (Weights, fd.Constant)) else None
-        if size is None:
-            raise TypeError(
-                f"{self._who}: a control is a {type(control).__name__}: wanted weights of "
-                "networks, and Constants; make the ReducedFunctional of these."
-            )
-        return size
-
-    def _found(self, priors: list[GaussianPrior]) -> list[tuple[slice, GaussianPrior]]:
+    def _found(self, priors: list[Any]) -> list[tuple[slice, Any]]:
         """The priors of the controls, in the controls' order."""
         found = []
         for place, control in zip(self.places, self.objects, strict=True):
@@ -186,36 +285,43 @@ class Terms:
             if len(own) > 1:
                 raise ValueError(
                     f"{self._who}: the functional has {len(own)} energies of priors of "
-                    f"{control.name}: one is the prior, leave out the others."
+                    f"{name_of(control)}: one is the prior, leave out the others."
                 )
             found += [(place, prior) for prior in own]
         return found
 
-    def _check_factor(self, block: SumOfSquares | PriorBlock, factor: float) -> None:
+    def _check_factor(self, block: Any, factor: float) -> None:
         if abs(factor - 1) > 1e-12:
             raise ValueError(
                 f"{self._who}: the functional has {factor:g} times a {block}, so it is not minus "
                 f"the logarithm of a density: leave out the factor; {WANTED}."
             )
 
-    def _gaussian(self, prior: np.ndarray, data: np.ndarray) -> Gaussian:
+    def _gaussian(self, prior: np.ndarray, data: np.ndarray, metric: Joined) -> Gaussian:
         try:
-            return Gaussian(prior, data)
+            return Gaussian(prior, data, metric)
         except np.linalg.LinAlgError:
             pass
         for place, control in zip(self.places, self.objects, strict=True):
-            if (
-                np.linalg.matrix_rank(prior[place, place], hermitian=True)
-                < place.stop - place.start
-            ):
-                raise ValueError(
-                    f"{self._who}: the control {control.name} has no prior that bounds all its "
-                    "entries: add GaussianPrior(control).energy() to the functional."
-                )
+            rank = np.linalg.matrix_rank(prior[place, place], hermitian=True)
+            if rank < place.stop - place.start:
+                raise self._no_prior(control)
         raise ValueError(
             f"{self._who}: the penalties together are no prior, as their matrix is not positive "
             "definite: add GaussianPrior(control).energy() for each control."
         )
+
+    def _no_prior(self, control: Any) -> ValueError:
+        kind = "FieldPrior" if isinstance(control, fd.Function) else "GaussianPrior"
+        return ValueError(
+            f"{self._who}: the control {name_of(control)} has no prior that bounds all its "
+            f"entries: add {kind}(control).energy() to the functional."
+        )
+
+
+def name_of(control: Any) -> str:
+    """The name of weights, a Constant or a Function."""
+    return control.name() if isinstance(control, fd.Function) else control.name
 
 
 def residuals_of(block: SumOfSquares) -> np.ndarray:

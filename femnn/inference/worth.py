@@ -8,7 +8,8 @@ import numpy as np
 import scipy.linalg
 from pyadjoint import AdjFloat
 
-from femnn.inference.terms import Expansion, Terms, residuals_of
+from femnn.inference.gaussian import Gaussian
+from femnn.inference.terms import LARGEST, Expansion, Terms, residuals_of
 from femnn.observation.table import Table
 from femnn.tape.columns import tangent_matrix
 from femnn.tape.model import is_computed_on
@@ -33,12 +34,13 @@ def data_worth(terms: Terms, at: Expansion, value: Any) -> Table:
     Table
         See ``LaplacePosterior.data_worth``.
     """
-    _check(terms, value)
+    _check(terms, at, value)
     terms.evaluate(at.vector)
-    directions = at.gaussian.directions  # in which the prior is one
-    quantity = _tangent(terms, value) @ directions
+    # In these directions the prior is one.
+    directions = terms.controls.rows(at.gaussian.metric.point(at.gaussian.vectors))
+    quantity = _tangent(terms, value, directions)
     parts = _of_places(terms, directions)
-    known = sum(parts.values(), np.zeros((len(directions), len(directions))))
+    known = sum(parts.values(), np.zeros((quantity.shape[1],) * 2))
 
     def std(information: np.ndarray) -> float:
         """Root mean square over the quantity's numbers."""
@@ -55,7 +57,12 @@ def data_worth(terms: Terms, at: Expansion, value: Any) -> Table:
     return Table(columns, [*parts, "all"], title="data worth")
 
 
-def _check(terms: Terms, value: Any) -> None:
+def _check(terms: Terms, at: Expansion, value: Any) -> None:
+    if not isinstance(at.gaussian, Gaussian):
+        raise ValueError(
+            "data_worth: the posterior has a low rank, and it takes all directions: "
+            f"laplace(Jhat) without rank, of at most {LARGEST} numbers."
+        )
     if not isinstance(value, (AdjFloat, Vector)):
         raise TypeError(
             f"data_worth got a {type(value).__name__}: wanted a recorded number, such as a "
@@ -68,11 +75,11 @@ def _check(terms: Terms, value: Any) -> None:
         )
 
 
-def _of_places(terms: Terms, directions: np.ndarray) -> dict[str, np.ndarray]:
+def _of_places(terms: Terms, directions: list[np.ndarray]) -> dict[str, np.ndarray]:
     """What the data of each place add to the precision, in the prior's units."""
     found: dict[str, np.ndarray] = {}
     for block in terms.data:
-        rows = _weighted_tangent(terms, block) @ directions
+        rows = _weighted_tangent(terms, block, directions)
         names = np.asarray(block.density.places)
         for name in dict.fromkeys(block.density.places):
             own = rows[names == name]
@@ -80,17 +87,19 @@ def _of_places(terms: Terms, directions: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
-def _weighted_tangent(terms: Terms, block: SumOfSquares) -> np.ndarray:
+def _weighted_tangent(
+    terms: Terms, block: SumOfSquares, directions: list[np.ndarray]
+) -> np.ndarray:
     """The residuals' derivative, of which the square is the Gauss-Newton matrix."""
     weights = np.sqrt(block.weight(residuals_of(block)))
-    return weights[:, None] * _tangent(terms, block.node.output)
+    return weights[:, None] * _tangent(terms, block.node.output, directions)
 
 
-def _tangent(terms: Terms, value: Any) -> np.ndarray:
-    tangent = tangent_matrix(value, terms.Jhat.controls, terms.Jhat.tape)
+def _tangent(terms: Terms, value: Any, directions: list[np.ndarray]) -> np.ndarray:
+    tangent = tangent_matrix(value, terms.Jhat.controls, terms.Jhat.tape, directions)
     if tangent is None:
         raise RuntimeError(
             "data_worth: the model has no derivative for all controls at once: record it without "
-            "enable_checkpointing, with weights and Constants as controls."
+            "enable_checkpointing."
         )
     return np.atleast_2d(tangent)

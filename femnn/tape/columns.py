@@ -8,6 +8,7 @@ owns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,17 +20,14 @@ from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
 
 from femnn.parallel import sum_over_ranks
+from femnn.tape.between import NoColumns, are_numbers, behind_the_model, is_between, moving_nodes
 from femnn.tape.control import VectorControl
 from femnn.tape.counts import count
 from femnn.tape.model import largest_comm, values_behind
-from femnn.tape.numbers import FIELDS, numbers_of, size_of
+from femnn.tape.numbers import change_of, is_field, length_of, size_of
 
 Changes = dict[Any, np.ndarray]  # of nodes
 T = TypeVar("T")
-
-
-class NoColumns(Exception):
-    """Something on the tape has no change in many directions at once."""
 
 
 @dataclass(frozen=True)
@@ -76,31 +74,58 @@ def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | 
     return _swept(J, controls, tape, _Sweep.matrix)
 
 
-def gauss_newton_parts(J: AdjFloat, controls: Any, tape: Tape) -> list[Part] | None:
+def gauss_newton_parts(
+    J: AdjFloat, controls: Any, tape: Tape, directions: Sequence[np.ndarray] | None = None
+) -> list[Part] | None:
     """The Gauss-Newton matrix by the losses that it comes from.  Collective.
 
     Parameters
     ----------
     J, controls, tape
-        As for :func:`gauss_newton_matrix`.
+        As for :func:`gauss_newton_matrix`; with directions, controls may be fields.
+    directions
+        For each control its changes in the directions between which the matrix is taken, a row for
+        each number that this rank has; by default the entries of all controls.
 
     Returns
     -------
     list of Part or None
         One for each loss that depends on the controls.
     """
-    return _swept(J, controls, tape, _Sweep.parts)
+    return _swept(J, controls, tape, _Sweep.parts, directions)
 
 
-def tangent_matrix(value: Any, controls: Any, tape: Tape) -> np.ndarray | None:
-    """The derivative of a recorded value for weights and Constants.  Collective.
+def factors_of(J: AdjFloat, controls: Any, tape: Tape) -> dict[Block, float] | None:
+    """The factor with which each loss that depends on the controls is in a functional.
+
+    Parameters
+    ----------
+    J, controls, tape
+        As for :func:`gauss_newton_matrix`; the tape may have a schedule.
+
+    Returns
+    -------
+    dict of Block and float, or None
+        Of each block that makes a number of a field, a vector or the like; ``None`` where the
+        functional is no sum of these.
+    """
+    controls = list(Enlist(controls))
+    with _marked(J, controls, tape), suppress(NoColumns):
+        return _Sweep(J, controls, [np.zeros((0, 0)) for _ in controls], tape).factors()
+    return None
+
+
+def tangent_matrix(
+    value: Any, controls: Any, tape: Tape, directions: Sequence[np.ndarray] | None = None
+) -> np.ndarray | None:
+    """The derivative of a recorded value in many directions.  Collective.
 
     Parameters
     ----------
     value
         A number, a vector of observations, or a field.
-    controls, tape
-        As for :func:`gauss_newton_matrix`.
+    controls, tape, directions
+        As for :func:`gauss_newton_parts`.
 
     Returns
     -------
@@ -108,43 +133,66 @@ def tangent_matrix(value: Any, controls: Any, tape: Tape) -> np.ndarray | None:
         Shape ``(n_values, n)``; of a field rank-local, with the values that this rank owns.
         ``None`` where it cannot be had.
     """
-    return _swept(value, controls, tape, _Sweep.tangent)
+    return _swept(value, controls, tape, _Sweep.tangent, directions)
 
 
-def _swept(value: Any, controls: Any, tape: Tape, result: Callable[[_Sweep], T]) -> T | None:
+def _swept(
+    value: Any,
+    controls: Any,
+    tape: Tape,
+    result: Callable[[_Sweep], T],
+    directions: Sequence[np.ndarray] | None = None,
+) -> T | None:
     """What one sweep gives, or ``None`` where the tape has none."""
     controls = list(Enlist(controls))
     if tape._checkpoint_manager is not None:
         return None
-    known = [size_of(c.control) for c in controls]
-    sizes = [size for size in known if size is not None]
-    if len(sizes) < len(known):
+    directions = _entries(controls) if directions is None else directions
+    if directions is None:
         return None
+    with _marked(value, controls, tape), suppress(NoColumns):
+        return result(_Sweep(value, controls, directions, tape))
+    return None
+
+
+@contextmanager
+def _marked(value: Any, controls: Sequence[Any], tape: Tape) -> Iterator[None]:
+    """Nothing is known of derivatives, and nodes know whether they are between these."""
     tape.reset_variables(("adjoint", "hessian", "tlm"))
     with (
         stop_annotating(),
         tape.marked_control_dependents(controls),
         tape.marked_functional_dependencies(value),
     ):
-        try:
-            return result(_Sweep(value, controls, sizes, tape))
-        except NoColumns:
-            return None
+        yield
+
+
+def _entries(controls: Sequence[Any]) -> list[np.ndarray] | None:
+    """Each number of the controls as a direction, where all are weights or Constants."""
+    known = [size_of(c.control) for c in controls]
+    sizes = [size for size in known if size is not None]
+    if len(sizes) < len(known):
+        return None
+    return np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1])
 
 
 class _Sweep:
     """One run over the blocks between the controls and the functional, or another value."""
 
-    def __init__(self, J: Any, controls: Sequence[Any], sizes: Sequence[int], tape: Tape):
-        self._J, self._n = J, sum(sizes)
-        self._relevant = [b for b in tape.get_blocks() if _counts(b)]
+    def __init__(
+        self, J: Any, controls: Sequence[Any], directions: Sequence[np.ndarray], tape: Tape
+    ):
+        self._J, self._n = J, directions[0].shape[1]
+        self._relevant = [b for b in tape.get_blocks() if is_between(b)]
         values = [*(c.control for c in controls), *values_behind(J, tape)]
         self._comm = largest_comm(values) or MPI.COMM_SELF
-        ends = np.cumsum([0, *sizes])
-        self.changes: Changes = {
-            c.block_variable: np.eye(self._n)[start:end]
-            for c, start, end in zip(controls, ends[:-1], ends[1:], strict=True)
-        }
+        nodes = [c.block_variable for c in controls]
+        self.changes: Changes = dict(zip(nodes, directions, strict=True))
+
+    def factors(self) -> dict[Block, float]:
+        """The functional's derivative for each loss."""
+        _, losses = self._behind()
+        return {b: float(b.get_outputs()[0].adj_value or 0.0) for b in losses}
 
     def matrix(self) -> np.ndarray:
         """The matrix.  Collective."""
@@ -152,9 +200,7 @@ class _Sweep:
 
     def parts(self) -> list[Part]:
         """What each loss adds to the matrix.  Collective."""
-        numbers = _behind_the_model(self._relevant, self._J.block_variable)
-        losses = [b for b in numbers if not _are_numbers(_moving(b))]
-        self._differentiate_numbers([b for b in numbers if b not in losses], losses)
+        numbers, losses = self._behind()
         count("tangent", self._n)
         for block in self._relevant:
             if block not in numbers:
@@ -174,7 +220,14 @@ class _Sweep:
         value = self._J
         if value.block_variable in self.changes:
             return self.changes[value.block_variable]
-        return np.zeros((_length_of(value), self._n))
+        return np.zeros((length_of(value), self._n))
+
+    def _behind(self) -> tuple[list[Block], list[Block]]:
+        """What comes behind the model, and of it the losses, for which J is differentiated."""
+        numbers = behind_the_model(self._relevant, self._J.block_variable)
+        losses = [b for b in numbers if not are_numbers(moving_nodes(b))]
+        self._differentiate_numbers([b for b in numbers if b not in losses], losses)
+        return numbers, losses
 
     def _differentiate_numbers(self, arithmetic: list[Block], losses: list[Block]) -> None:
         """The functional's derivative for each loss; it must be their sum, with factors."""
@@ -202,7 +255,7 @@ class _Sweep:
             if matrix is not None:
                 self.changes[node] = matrix
                 return
-        if len(block.get_outputs()) == 1 and _are_numbers(block.get_outputs()):
+        if len(block.get_outputs()) == 1 and are_numbers(block.get_outputs()):
             self.changes[block.get_outputs()[0]] = self._of_number(block, moving)
             return
         for bv, matrix in self._one_by_one(block, moving).items():
@@ -211,7 +264,7 @@ class _Sweep:
     def _of_number(self, block: Block, moving: Changes) -> np.ndarray:
         """A number's changes, by its gradient."""
         (node,) = block.get_outputs()
-        nodes = [node, *_moving(block)]
+        nodes = [node, *moving_nodes(block)]
         known = [bv.adj_value for bv in nodes]
         for bv in nodes:
             bv.adj_value = None
@@ -219,8 +272,8 @@ class _Sweep:
         block.evaluate_adj(markings=True)
         total = np.zeros((1, self._n))
         for bv, matrix in moving.items():
-            part = _change_of(bv.output, bv.adj_value) @ matrix
-            total += sum_over_ranks(self._comm, part) if _is_field(bv.output) else part
+            part = change_of(bv.output, bv.adj_value) @ matrix
+            total += sum_over_ranks(self._comm, part) if is_field(bv.output) else part
         for bv, value in zip(nodes, known, strict=True):
             bv.adj_value = value
         return total
@@ -233,7 +286,7 @@ class _Sweep:
             for bv in outputs:
                 bv.tlm_value = None
             block.evaluate_tlm(markings=True)
-            return [_change_of(bv.output, bv.tlm_value) for bv in outputs]
+            return [change_of(bv.output, bv.tlm_value) for bv in outputs]
 
         return dict(zip(outputs, self._columns(moving, run), strict=True))
 
@@ -253,14 +306,14 @@ class _Sweep:
     def _of_loss(self, block: Block) -> np.ndarray:
         """The second derivatives of one loss, between the changes of what it depends on."""
         (node,) = block.get_outputs()
-        moving = {bv: self.changes[bv] for bv in _moving(block) if bv in self.changes}
+        moving = {bv: self.changes[bv] for bv in moving_nodes(block) if bv in self.changes}
         if node.adj_value is None or not moving:
             return np.zeros((self._n, self._n))
         bent = self._bent(block, moving)
         total = np.zeros((self._n, self._n))
         for bv, matrix in moving.items():
             part = matrix.T @ bent[bv]
-            total += sum_over_ranks(self._comm, part) if _is_field(bv.output) else part
+            total += sum_over_ranks(self._comm, part) if is_field(bv.output) else part
         return total
 
     def _bent(self, block: Block, moving: Changes) -> Changes:
@@ -274,49 +327,9 @@ class _Sweep:
                 bv.hessian_value = None
             node.hessian_value = 0.0
             block.evaluate_hessian(markings=True)
-            return [_change_of(bv.output, bv.hessian_value) for bv in moving]
+            return [change_of(bv.output, bv.hessian_value) for bv in moving]
 
         return dict(zip(moving, self._columns(moving, run), strict=True))
-
-
-def _counts(block: Block) -> bool:
-    """Whether a block is between the controls and the functional."""
-    return any(bv.is_control_dependent for bv in block.get_dependencies()) and any(
-        bv.is_functional_dependency for bv in block.get_outputs()
-    )
-
-
-def _behind_the_model(blocks: Sequence[Block], functional: Any) -> list[Block]:
-    """The blocks from whose numbers only numbers are computed, until the functional, in order.
-
-    Numbers that the model goes on with, such as integrals that are observed, belong to the model.
-    """
-    found: list[Block] = []
-    only_numbers: dict[Any, set[bool]] = {functional: {True}}
-    for block in reversed(blocks):
-        outputs = block.get_outputs()
-        lead = set().union(*(only_numbers.get(bv, set()) for bv in outputs))
-        is_behind = _are_numbers(outputs) and lead == {True}
-        if _are_numbers(outputs) and len(lead) == 2:
-            raise NoColumns
-        for bv in block.get_dependencies():
-            only_numbers.setdefault(bv, set()).add(is_behind)
-        if is_behind:
-            found.append(block)
-    return found[::-1]
-
-
-def _moving(block: Block) -> list[Any]:
-    """What it depends on, and the controls change, each once."""
-    return list(dict.fromkeys(bv for bv in block.get_dependencies() if bv.is_control_dependent))
-
-
-def _are_numbers(nodes: Sequence[Any]) -> bool:
-    return all(isinstance(bv.output, AdjFloat) for bv in nodes)
-
-
-def _is_field(value: Any) -> bool:
-    return isinstance(value, FIELDS)
 
 
 def _value_of(numbers: np.ndarray, like: Any) -> Any:
@@ -327,23 +340,10 @@ def _value_of(numbers: np.ndarray, like: Any) -> Any:
         return fd.Constant(numbers.reshape(like.ufl_shape))
     if isinstance(like, AdjFloat):
         return AdjFloat(numbers[0])
-    if not _is_field(like):
+    if not is_field(like):
         raise NoColumns
     kind = fd.Cofunction if isinstance(like, fd.Cofunction) else fd.Function
     field = kind(like.function_space())
     with field.dat.vec_wo as vector:
         vector.array[:] = numbers
     return field
-
-
-def _change_of(value: Any, change: Any) -> np.ndarray:
-    """A change of a value, ``None`` for none, as numbers."""
-    return np.zeros(_length_of(value)) if change is None else numbers_of(change)
-
-
-def _length_of(value: Any) -> int:
-    if _is_field(value):
-        with value.dat.vec_ro as vector:
-            return vector.local_size
-    size = size_of(value)
-    return 1 if size is None else size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pyadjoint import AdjFloat, Block, Tape
@@ -13,7 +14,13 @@ from femnn.tape.counts import count
 from femnn.tape.replay import Replay
 
 
-def gauss_newton_product(J: AdjFloat, controls: Any, direction: Any, tape: Tape) -> Any:
+def gauss_newton_product(
+    J: AdjFloat,
+    controls: Any,
+    direction: Any,
+    tape: Tape,
+    terms: Sequence[AdjFloat] | None = None,
+) -> Any:
     """The product of the Gauss-Newton matrix of a functional with a direction.  Collective.
 
     With the model u(m), the last fields (or vectors of observations) before the functional is a
@@ -31,6 +38,8 @@ def gauss_newton_product(J: AdjFloat, controls: Any, direction: Any, tape: Tape)
         A change of each control, of its kind.
     tape
         The tape.
+    terms
+        Numbers behind the functional, whose sum counts in its place; the functional by default.
 
     Returns
     -------
@@ -40,12 +49,13 @@ def gauss_newton_product(J: AdjFloat, controls: Any, direction: Any, tape: Tape)
     ----------
     N. N. Schraudolph, Neural Computation 14 (2002), for the generalised matrix.
     """
-    controls, node = Enlist(controls), J.block_variable
+    controls = Enlist(controls)
     count("tangent")
     count("adjoint")
     compute_tlm(J, controls, direction, tape)
     tape.reset_variables(("adjoint", "hessian"))
-    node.adj_value, node.hessian_value = 1.0, 0.0
+    for term in (J,) if terms is None else terms:
+        term.block_variable.adj_value, term.block_variable.hessian_value = 1.0, 0.0
     with (
         stop_annotating(),
         tape.marked_control_dependents(controls),

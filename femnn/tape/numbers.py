@@ -31,3 +31,22 @@ def size_of(value: Any) -> int | None:
     if isinstance(value, fd.Constant):
         return int(np.prod(value.ufl_shape, dtype=int))
     return None
+
+
+def length_of(value: Any) -> int:
+    """How many numbers :func:`numbers_of` gives."""
+    if is_field(value):
+        with value.dat.vec_ro as vector:
+            return vector.local_size
+    size = size_of(value)
+    return 1 if size is None else size
+
+
+def change_of(value: Any, change: Any) -> np.ndarray:
+    """A change of a value, ``None`` for none, as numbers."""
+    return np.zeros(length_of(value)) if change is None else numbers_of(change)
+
+
+def is_field(value: Any) -> bool:
+    """Whether a value is a field, of which each rank has a part."""
+    return isinstance(value, FIELDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import firedrake as fd
@@ -16,7 +17,7 @@ from femnn.tape.model import blocks_behind, check_constants, largest_comm, value
 from femnn.tape.weights import Weights
 from femnn.training.bounds import Bounds, bounds_of
 from femnn.training.kinds import Kind, kind_of
-from femnn.training.metrics import Joined
+from femnn.training.metrics import Joined, Metric
 
 
 class ControlVector:
@@ -38,6 +39,8 @@ class ControlVector:
         The ranks on which the vector is the same.
     metric : Joined
         The controls' inner product.
+    length : float
+        The length of a draw of the fields that are measured by their priors, zero without any.
     bounds : Bounds or None
         Their bounds.
     are_weights : bool
@@ -65,9 +68,15 @@ class ControlVector:
         self._kinds: list[Kind] = [kind_of(c) for c in controls]
         self._check_once()
         constants = [c for c in objects if isinstance(c, fd.Constant)]
-        check_constants("fit", constants, blocks_behind(*model))
+        blocks = list(blocks_behind(*model))
+        check_constants("fit", constants, blocks)
         self._ends = np.cumsum([len(kind) for kind in self._kinds])
-        self.metric = Joined([kind.metric for kind in self._kinds], self._ends)
+        metrics = [kind.metric for kind in self._kinds]
+        # Bounds want inner products that are diagonal.
+        priors = [_of_prior(c, blocks) if bounds is None else None for c in controls]
+        self.metric = Joined([p or m for p, m in zip(priors, metrics, strict=True)], self._ends)
+        drawn = [len(kind) for kind, p in zip(self._kinds, priors, strict=True) if p is not None]
+        self.length = float(np.sqrt(sum(drawn)))
         self.bounds: Bounds | None = None
         if bounds is not None:
             self.bounds = bounds_of(self._kinds, bounds, self.comm)
@@ -92,6 +101,12 @@ class ControlVector:
         starts = self._ends - [len(k) for k in self._kinds]
         orders = [k.order() + start for k, start in zip(self._kinds, starts, strict=True)]
         return np.concatenate(orders)
+
+    @property
+    def places(self) -> list[slice]:
+        """The place of each control in the vector."""
+        ends = [0, *self._ends.tolist()]
+        return [slice(a, b) for a, b in pairwise(ends)]
 
     @property
     def what(self) -> str:
@@ -168,6 +183,11 @@ class ControlVector:
         pairs = zip(self._kinds, Enlist(derivatives), strict=True)
         return np.concatenate([kind.flat(derivative) for kind, derivative in pairs])
 
+    def rows(self, matrix: np.ndarray) -> list[np.ndarray]:
+        """The rows of a matrix by controls, of fields those that this rank has."""
+        pieces = zip(self._kinds, self._split(matrix), strict=True)
+        return [kind.rows(piece) for kind, piece in pieces]
+
     def size_of_gradient(self, vector: np.ndarray, gradient: np.ndarray) -> tuple[float, float]:
         """Norm and largest entry of the gradient's Riesz representer.  Collective.
 
@@ -223,3 +243,11 @@ class ControlVector:
                     f"their bounds at first, such as {x[i]:g} outside [{low[i]:g}, {high[i]:g}]: "
                     "assign values inside them, or widen the bounds."
                 )
+
+
+def _of_prior(control: Any, blocks: list[Any]) -> Metric | None:
+    """The inner product that a field's prior in the functional is, where no other is asked for."""
+    if control.riesz_map is not None:
+        return None
+    found = [getattr(block, "prior_metric", {}).get(id(control.control)) for block in blocks]
+    return next((metric for metric in found if metric is not None), None)

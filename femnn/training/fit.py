@@ -50,7 +50,8 @@ def fit(
     A field's gradient is measured in the inner product of its control's ``riesz_map``, so that
     the iterations do not depend on the mesh: ``"L2"`` by default, with a lumped mass matrix;
     ``"H1"`` where a gradient of the field is in the functional; a ``RieszMap`` of a form for
-    others; ``"l2"`` for degrees of freedom as numbers, which weights and Constants are.  Each
+    others; without one that of a :class:`~femnn.FieldPrior` in the functional, where there are no
+    bounds; ``"l2"`` for degrees of freedom as numbers, which weights and Constants are.  Each
     rank has the vector of all values, and the factors of ``"H1"`` and of forms.
 
     Parameters

@@ -60,6 +60,9 @@ class Kind(Protocol):
     def order(self) -> np.ndarray:
         """The vector's places in an order that does not depend on the ranks.  Collective."""
 
+    def rows(self, matrix: np.ndarray) -> np.ndarray:
+        """The rows, of a matrix with one for each number, that the rank has on the tape."""
+
 
 class OfWeights:
     """The weights of a network; see :class:`Kind`."""
@@ -104,6 +107,10 @@ class OfWeights:
         """See :class:`Kind`."""
         return own
 
+    def rows(self, matrix: np.ndarray) -> np.ndarray:
+        """See :class:`Kind`."""
+        return matrix
+
 
 class OfConstant:
     """A Constant of any shape; see :class:`Kind`."""
@@ -146,6 +153,10 @@ class OfConstant:
     def gather(self, own: np.ndarray) -> np.ndarray:
         """See :class:`Kind`."""
         return own
+
+    def rows(self, matrix: np.ndarray) -> np.ndarray:
+        """See :class:`Kind`."""
+        return matrix
 
 
 class OfField:
@@ -202,6 +213,10 @@ class OfField:
     def gather(self, own: np.ndarray) -> np.ndarray:
         """See :class:`Kind`."""
         return self._layout.gather(own)
+
+    def rows(self, matrix: np.ndarray) -> np.ndarray:
+        """See :class:`Kind`."""
+        return self._layout.rows(matrix)
 
     def _check(self) -> None:
         """Raise where the Function is not one whose values are free."""

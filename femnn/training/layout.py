@@ -24,22 +24,24 @@ class Layout:
 
     Attributes
     ----------
+    comm : mpi4py.MPI.Comm
+        The ranks.
     local : list of slice
         For each part of a mixed space its place among this rank's values (see :meth:`own`).
     """
 
     def __init__(self, field: Any):
         space = field.function_space()
-        self._comm = space.comm
+        self.comm = space.comm
         self._real = [is_real(part) for part in space.subspaces]
         lengths = [dat.data_ro.size for dat in field.dat.split]
         ends = np.cumsum([0, *lengths])
         self.local = [slice(a, b) for a, b in pairwise(ends)]
         owned = np.ones(ends[-1], dtype=bool)
         for place, real in zip(self.local, self._real, strict=True):
-            owned[place] = not real or self._comm.rank == 0
+            owned[place] = not real or self.comm.rank == 0
         self._owned = owned
-        self._pieces = Pieces(self._comm, int(owned.sum()))
+        self._pieces = Pieces(self.comm, int(owned.sum()))
         self._places = self._places_of(owned)
 
     def __len__(self) -> int:
@@ -58,6 +60,18 @@ class Layout:
         """The vector from each rank's values, shape ``(local_length,)``.  Collective."""
         return self._pieces.gather(own[self._owned])
 
+    def vector(self, field: Any) -> np.ndarray:
+        """The values of a Function or Cofunction as the vector.  Collective."""
+        return self.gather(self.own(field))
+
+    def whole(self, rows: np.ndarray) -> np.ndarray:
+        """The vector from each rank's part of it, shape ``(n_owned,)``.  Collective."""
+        return self._pieces.gather(rows)
+
+    def rows(self, matrix: np.ndarray) -> np.ndarray:
+        """The rank's rows of a matrix with a row for each entry of the vector."""
+        return self._pieces.own(matrix)
+
     def store(self, vector: np.ndarray, field: Any) -> None:
         """Give a Function the values of a vector, shape ``(len(self),)``.  Collective."""
         own = vector[self._places]
@@ -71,7 +85,7 @@ class Layout:
         places[owned] = self._pieces.own(np.arange(len(self)))
         for local, real in zip(self.local, self._real, strict=True):
             if real:
-                places[local] = from_rank_zero(self._comm, places[local])
+                places[local] = from_rank_zero(self.comm, places[local])
         return places
 
 

@@ -20,7 +20,8 @@ from femnn.training.layout import Layout, rows_of
 class Metric(Protocol):
     """An inner product ``x' K x`` of vectors ``x``, with ``K = C C'``.
 
-    All vectors have one entry for each of the controls' numbers, and are the same on every rank.
+    All vectors have one entry for each of the controls' numbers, and are the same on every rank;
+    several may be the columns of a matrix.
 
     Attributes
     ----------
@@ -59,19 +60,19 @@ class Diagonal:
 
     def coordinates(self, x: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
-        return self._roots * x
+        return _scaled(self._roots, x)
 
     def point(self, y: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
-        return y / self._roots
+        return _scaled(1 / self._roots, y)
 
     def gradient(self, g: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
-        return g / self._roots
+        return _scaled(1 / self._roots, g)
 
     def representer(self, g: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
-        return g / self._weights
+        return _scaled(1 / self._weights, g)
 
 
 class Factorised:
@@ -121,7 +122,7 @@ class Factorised:
 
     def representer(self, g: np.ndarray) -> np.ndarray:
         """See :class:`Metric`."""
-        return self._solve(self._free * g)
+        return self._solve(_scaled(self._free, g))
 
 
 class Joined:
@@ -173,6 +174,11 @@ class Joined:
         for place, metric in self._parts:
             result[place] = getattr(metric, what)(vector[place])
         return result
+
+
+def _scaled(factors: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A vector, or the columns of a matrix, entry by entry multiplied."""
+    return (factors * x.T).T
 
 
 def metric_of(field: fd.Function, layout: Layout, riesz_map: Any) -> Metric | None:

@@ -47,7 +47,7 @@ class _Method:
             self._y = self._coordinates.at(run.accepted, known["y"].numpy())
         self._value, self._gradient = self._coordinates(self._y)
         self._first = float(np.linalg.norm(self._gradient))
-        self._radius = max(1.0, float(np.linalg.norm(self._y)))
+        self._radius = max(1.0, float(np.linalg.norm(self._y)), run.loss.controls.length)
         if known is not None:
             self._first, self._radius = known["first"], known["radius"]
         run.remember(self._memory)

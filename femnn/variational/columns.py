@@ -14,7 +14,7 @@ from femnn.evaluation.jacobian import weight_jacobian
 from femnn.fields.kept import KeptForms
 from femnn.fields.matrices import dense, times_columns
 from femnn.parallel import on_all_ranks
-from femnn.tape.columns import NoColumns
+from femnn.tape.between import NoColumns
 from femnn.tape.counts import count
 from femnn.tape.weights import Weights
 from femnn.variational.network import PrivateNetwork

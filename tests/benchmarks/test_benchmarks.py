@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from checkpoint_schedules import Revolve
 
 from benchmarks import derivatives, memory, mosaic, training
 from benchmarks.methods import WithFemnn
+from benchmarks.posterior import checkerboard, heat, subsurface
 from benchmarks.problem import network, other_weights
 from femnn import Weights
 
@@ -62,3 +64,37 @@ def test_evidence_finds_the_noise():
     row = training.with_noise(cells=6, n_stations=200, rounds=4)
     assert row["error"] < 0.2
     assert 0.3 < row["noise"] < 1.5
+
+
+def test_the_posterior_of_heat_has_the_closed_form():
+    rows = heat.measure(heat.Size(nodes=30, modes=6, steps=4))
+    for row in rows.values():
+        assert row["mean error"] < 1e-8
+        assert row["covariance error"] < 1e-8
+        for level, share in zip(heat.LEVELS, row["coverage"], strict=True):
+            assert abs(share - level) < 3 * np.sqrt(level * (1 - level) / row["draws"])
+
+
+def test_heat_under_a_schedule_has_the_same_posterior():
+    size = heat.Size(nodes=20, modes=4, steps=4)
+    model = heat.Heat(size, 0.01, 1.0, Revolve(4, 2))
+    found, (mean, covariance) = model.posterior(), model.closed_form(model.values)
+    assert np.allclose(found.mean, mean, rtol=1e-8, atol=1e-10)
+    assert np.allclose(found.covariance, covariance, rtol=1e-7, atol=1e-12)
+
+
+def test_newton_and_posterior_of_the_subsurface():
+    """The prior's trace comes near the published one from below, as the mesh gets finer."""
+    (row,) = subsurface.measure((12,)).values()
+    work = row["newton"]["1e-06"]
+    assert work["iterations"] <= 12
+    assert work["actions"] <= 100
+    assert row["prior"] == pytest.approx(subsurface.PUBLISHED["prior"], rel=0.07)
+    assert 0.3 * row["prior"] < row["posterior"] < 0.7 * row["prior"]
+
+
+def test_chains_of_a_small_checkerboard():
+    rows = checkerboard.measure(steps=60, n=2, cells=8, fine=16, n_chains=2)
+    assert rows["above one"] == 4
+    assert rows["h-pcn"]["accepted"] > 0.15
+    assert rows["h-pcn"]["ess per 1000 solves"] > rows["pcn"]["ess per 1000 solves"]

@@ -1,0 +1,1 @@
+"""Reference problems of Bayesian inversion, whose posteriors or costs are known."""
