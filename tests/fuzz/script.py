@@ -170,11 +170,20 @@ solver_ = NonlinearVariationalSolver(problem_, solver_parameters={{**NEWTON, **D
 J_ = goal(other, k_, at_)
 
 
-def oracle():
-    other.u.assign(0)
+def at_nodes():
     for i, expression in nodal.items():
         k_[i].interpolate(expression)
-    return run(other, k_, solver_.solve, lambda: assemble(J_))
+
+
+def solve_other():
+    at_nodes()  # of what the operands hold now
+    solver_.solve()
+
+
+def oracle():
+    other.u.assign(0)
+    at_nodes()
+    return run(other, k_, solve_other, lambda: assemble(J_))
 """.strip()
 
 

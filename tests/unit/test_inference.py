@@ -279,7 +279,7 @@ def test_a_network_on_two_ranks():
 
 
 def posterior_of(model):
-    femnn.fit(model.Jhat, "gauss-newton", maxiter=30, gtol=1e-4, **QUIET)
+    femnn.fit(model.Jhat, "gauss-newton", maxiter=8, gtol=1e-4, **QUIET)
     return femnn.laplace(model.Jhat)
 
 
