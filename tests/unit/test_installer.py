@@ -75,7 +75,9 @@ class TestKey:
         one, other = (recipe.with_documentation(steps, p) for p in (known, changed))
         assert one[:-1] == other[:-1] == steps
         assert one[-1].digest != other[-1].digest
-        assert not set(known["docs"]) & {name for section in pins.read().values() for name in section}
+        assert not set(known["docs"]) & {
+            name for section in pins.read().values() for name in section
+        }
 
     def test_folder_is_chosen_by_variables(self, tmp_path):
         steps = recipe.steps(pins.read())
