@@ -111,13 +111,23 @@ class TestRunner:
         with pytest.raises(ZeroDivisionError) as caught:
             run(PAGE + "\n```python\n1 / 0\n```\n", "page.md", tmp_path)
         last = caught.traceback[-1]
-        assert (str(last.path).endswith("page.md"), last.lineno + 1) == (True, 20)
+        assert (str(last.path).endswith("page.md"), last.lineno + 1) == (True, 19)
 
     @pytest.mark.parametrize("text", [PAGE, PAGE.replace("SIZE = 3", "SIZE = 3\nSIZE = 4")])
     def test_a_size_must_stand_once(self, text):
         name = "OTHER" if text is PAGE else "SIZE"
         with pytest.raises(ValueError, match=f"sets {name} [02] times"):
             resized(text, {name: 1})
+
+    def test_site_sets_outputs_below_the_blocks_that_are_seen(self, tmp_path):
+        from docs.site.extension import with_outputs
+
+        text = PAGE.replace("<!-- python", "```python").replace("-->", "```")
+        site = with_outputs(text, run(text, "page.md", tmp_path / "runs"), tmp_path)
+        assert "```{code-block} text\n:class: output\n\nsize 3\n```" in site
+        assert site.index("plt.plot") < site.index("![Figure: u against t](runs/figure-1-0.png)")
+        hidden = with_outputs(PAGE, run(PAGE, "page.md", tmp_path / "runs"), tmp_path)
+        assert "figure-1" not in hidden
 
     def test_notebook_has_text_and_blocks_that_are_seen(self):
         import json
