@@ -20,8 +20,6 @@ templates_path = ["_templates"]
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
-# Links of the pages to files of the repository are for who reads them there.
-suppress_warnings = ["myst.xref_missing"]
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
@@ -36,7 +34,7 @@ html_show_sourcelink = False
 
 html_theme_options = {
     "navigation_with_keys": False,
-    "show_nav_level": 1,
+    "show_toc_level": 2,
     "navbar_align": "left",
     "header_links_before_dropdown": 6,
     "secondary_sidebar_items": ["page-toc", "notebook"],

@@ -22,7 +22,7 @@ SIZES = {
     "regularisation.md": {},
     "time.md": {"N": 6},
     "tutorials/believe.md": {"CELLS": 12, "ROUNDS": 8},
-    "tutorials/law_firedrake.md": {"CELLS": 6, "ITERATIONS": 40},
+    "tutorials/law_firedrake.md": {"CELLS": 10},
     "tutorials/law_torch.md": {"CELLS": 4, "SENSORS": 9, "EPOCHS": 30},
     "tutorials/optimisers.md": {"CELLS": 5, "BUDGET": 400},
     "tutorials/time.md": {"CELLS": 8, "STEPS": 6, "SENSORS": 4, "TIMES": 8, "ITERATIONS": 15},
