@@ -22,7 +22,7 @@ ENV = $(shell $(INSTALL) path)
 RUN = PYTHONPATH="$(CURDIR)" "$(ENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-path demo study reproduce test bench fuzz lint doctor clean
+.PHONY: help env env-path demo study reproduce test docs bench fuzz lint doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,12 @@ reproduce: env ## Solve the published problems, write docs/reproduction.md (REPR
 
 test: env ## Run all tests, on 1, 2 and 3 ranks
 	@PYTHON="$(ENV)/bin/python" RANKS="$(RANKS)" LOGS="$(OUTPUT)/tests" tests/run.sh $(PYTEST_ARGS)
+
+docs: env ## Build the documentation's site into output/docs; all its code is run
+	@$(INSTALL) docs
+	@PETSC_OPTIONS="-options_left no" PYTHONPATH="$(CURDIR):$(ENV)/docs-packages" "$(ENV)/bin/python" -m sphinx --fail-on-warning \
+	    --quiet --doctree-dir "$(OUTPUT)/docs-work/doctrees" docs "$(OUTPUT)/docs"
+	@echo "Open $(OUTPUT)/docs/index.html"
 
 fuzz: env ## Draw problems, compare with the network in UFL (FUZZ="--minutes 60", FUZZ_RANKS=2)
 	@PYOP2_CFLAGS=-O0 PYTHONPATH="$(CURDIR)" mpiexec -n $(FUZZ_RANKS) "$(ENV)/bin/python" -m tests.fuzz $(FUZZ)

@@ -173,6 +173,7 @@ class Stage:
             "env": str(self.place.env),
             "python": str(self.place.python),
             "site": str(self.place.site),
+            "docs": str(self.place.docs),
             "state": str(self.place.state),
             "source": str(SOURCE),
             "wheels": str(self.place.wheels / f"{step.name}-{step.digest[:12]}"),

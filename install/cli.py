@@ -52,4 +52,13 @@ def path_command() -> int:
     return 0
 
 
-COMMANDS = {"build": build_command, "path": path_command}
+def docs_command() -> int:
+    """Build what is missing for the documentation's site; print where it lies."""
+    steps = recipe.steps(pins.read())
+    place = layout.find(steps)
+    build.run(recipe.with_documentation(steps, pins.read(pins.DOCS_FILE)), place)
+    print(place.docs)
+    return 0
+
+
+COMMANDS = {"build": build_command, "docs": docs_command, "path": path_command}

@@ -28,6 +28,11 @@ class Layout:
         return self.env / "lib" / version / "site-packages"
 
     @property
+    def docs(self) -> Path:
+        """The packages that only the documentation's build imports."""
+        return self.env / "docs-packages"
+
+    @property
     def state(self) -> Path:
         """The installer's own folder: lock, stamps and logs."""
         return self.env / "femnn-install"

@@ -1,4 +1,4 @@
-"""Reads ``pins.toml``, the one place where versions are named."""
+"""Reads ``pins.toml`` and ``docs.toml``, the places where versions are named."""
 
 import tomllib
 from pathlib import Path
@@ -7,6 +7,7 @@ Pins = dict[str, dict[str, str]]
 """Section of the file to package to version."""
 
 PINS_FILE = Path(__file__).with_name("pins.toml")
+DOCS_FILE = Path(__file__).with_name("docs.toml")
 
 
 def read(path: Path = PINS_FILE) -> Pins:

@@ -49,6 +49,11 @@ def steps(pins: Pins) -> list[Step]:
     return with_digests(plan(pins), seed=platform_facts())
 
 
+def with_documentation(before: list[Step], pins: Pins) -> list[Step]:
+    """Return the steps and that of the documentation, which does not change the others' digests."""
+    return [*before, with_digest(documentation(pins), [step.digest for step in before])]
+
+
 def plan(pins: Pins) -> list[Step]:
     """Return the steps in order, still without digests.
 
@@ -165,6 +170,19 @@ def tools(pins: Pins) -> Step:
             Command(("{python}", "-m", "pip", "check")),
         ),
         inputs=(constraints(pins), *((SOURCE / "site" / name).read_text() for name in files)),
+    )
+
+
+def documentation(pins: Pins) -> Step:
+    """What the documentation's site needs besides, in a folder that only its build looks into."""
+    flags = ("--no-deps", "--upgrade", "--target", "{docs}")
+    install = ("{python}", "-m", "pip", "install", *flags, *requirements(pins, "docs"))
+    return Step(
+        name="docs",
+        what="what the documentation's site is built with",
+        minutes=0.3,
+        stage=5,
+        commands=(Command(("rm", "-rf", "{docs}")), Command(install)),
     )
 
 

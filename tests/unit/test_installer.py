@@ -68,6 +68,17 @@ class TestKey:
         digests = [{s.name: s.digest for s in recipe.steps(p)} for p in (before, after)]
         assert {name for name in digests[0] if digests[0][name] != digests[1][name]} == {"tools"}
 
+    def test_documentation_leaves_the_environment_as_it_is(self, tmp_path):
+        steps = recipe.steps(pins.read())
+        known = pins.read(pins.DOCS_FILE)
+        changed = {"docs": known["docs"] | {"myst-parser": "0.0"}}
+        one, other = (recipe.with_documentation(steps, p) for p in (known, changed))
+        assert one[:-1] == other[:-1] == steps
+        assert one[-1].digest != other[-1].digest
+        assert not set(known["docs"]) & {
+            name for section in pins.read().values() for name in section
+        }
+
     def test_folder_is_chosen_by_variables(self, tmp_path):
         steps = recipe.steps(pins.read())
         assert layout.find(steps, {"FEMNN_ENV": str(tmp_path)}).env == tmp_path
