@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from benchmarks import derivatives, memory, mosaic, splitting, steps, training
+from benchmarks import coverage, derivatives, memory, mosaic, splitting, steps, training
 from benchmarks.posterior import checkerboard, heat, subsurface
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
@@ -182,6 +182,7 @@ BENCHMARKS = {
     "heat-1d": ("heat in 1-D", lambda repeats: heat.measure(), heat.report),
     "subsurface": ("subsurface", lambda repeats: subsurface.measure(), subsurface.report),
     "checkerboard": ("checkerboard", lambda repeats: checkerboard.measure(), checkerboard.report),
+    "coverage": ("coverage", lambda repeats: coverage.measure(), coverage.report),
 }
 
 
