@@ -149,8 +149,8 @@ def coefficient_field(cells=40):
     return Problem(ReducedFunctional(J, Control(kappa.weights)), kappa.weights, error)
 
 
-def heat(cells=30, steps=20):
-    """``demos/heat_in_time.py`` without a schedule: a conductivity from twenty steps."""
+def heat(cells=20, steps=10):
+    """``demos/heat_in_time.py`` without a schedule: a conductivity from ten steps."""
     get_working_tape().clear_tape()
     mesh = UnitIntervalMesh(cells)
     V = FunctionSpace(mesh, "P", 1)
