@@ -123,37 +123,11 @@ def widened(case, rows):
     return shares
 
 
-def linearised(case, seed=0, steps=1000):
-    """One draw by Gauss-Newton's matrix, by all second derivatives, and by the posterior itself."""
-    Jhat, _, _ = Draws(case).fitted(seed)
-    femnn.fit(Jhat, "newton-cg", maxiter=30, progress=False)
-    rows = {}
-    for hessian in ("gauss-newton", "exact"):
-        posterior = femnn.laplace(Jhat, hessian=hessian)
-        rows[hessian] = numbers(case, posterior)
-    draws = femnn.chains(posterior, steps, n_chains=2)
-    laws = []
-    for weights in draws.draws.reshape(-1, draws.draws.shape[-1])[::5]:
-        case.weights.assign(weights)
-        laws.append(femnn.evaluate(case.net, *case.inputs).ravel())
-    case.weights.assign(posterior.mean)
-    laws, known = np.array(laws), case.known.ravel()
-    rows["chain"] = {
-        "accepted": draws.accepted,
-        "mean": laws.mean(0).tolist(),
-        "std": laws.std(0).tolist(),
-        "inside": [
-            float(np.mean(np.abs(np.mean(laws < known, axis=0) - 0.5) <= level / 2))
-            for level in LEVELS
-        ],
-    }
-    return rows
-
-
+# What makes each case.
 CASES = {
     "kappa(u)": OfU,
-    "kappa(u), data by its own elements": lambda: OfU(refined=False),
     "kappa(u), no data above": lambda: OfU(below=GAP),
+    "the same, data by its elements": lambda: OfU(below=GAP, refined=False),
     "kappa(x, y)": OfPlace,
     "k(T) in time": InTime,
 }
@@ -167,6 +141,8 @@ def measure(draws=100, folder="output/bench/coverage", cases=CASES):
         found[name] = summary(case, rows)
         if isinstance(case, OfU):
             found[name]["by data"] = widened(case, rows)
+    if set(cases) == set(CASES):
+        figure(folder, found).savefig(folder / "coverage.png")
     return found
 
 
@@ -190,7 +166,7 @@ def figure(folder, found):
     for i, (name, row) in enumerate(found.items()):
         at = np.array(LEVELS) + 0.008 * (i - 1.5)
         error = 2 * np.array(row["standard error"])
-        axes[2].errorbar(at, row["inside"], error, fmt="os^Dv"[i], label=name, capsize=2)
+        axes[2].errorbar(at, row["inside"], error, fmt="osvD^"[i], label=name, capsize=2)
     axes[2].plot([0.4, 1], [0.4, 1], "k", linewidth=0.8, label="nominal")
     axes[2].fill_between([0.4, 1], [0.33, 0.93], [0.47, 1.07], color="k", alpha=0.08)
     axes[2].set(xlabel="probability of the band", ylabel="share of the true law inside")

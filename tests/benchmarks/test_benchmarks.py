@@ -100,28 +100,28 @@ def test_chains_of_a_small_checkerboard():
     assert rows["h-pcn"]["ess per 1000 solves"] > rows["pcn"]["ess per 1000 solves"]
 
 
-SMALL_LAWS = {  # cases with small sizes
-    "kappa(u)": lambda: coverage.OfU(cells=6, n_stations=100, width=5),
-    "kappa(x, y)": lambda: coverage.OfPlace(cells=4, n_stations=100, width=4),
-    "k(T) in time": lambda: coverage.InTime(cells=6, steps=2, n_stations=20, width=4),
+def test_bands_hold_the_true_law_and_widen_where_there_are_no_data(tmp_path):
+    """Points of one law are correlated: a share has the error of as many numbers as draws."""
+    case, draws = coverage.OfU(6, 100, width=4, below=coverage.GAP, refined=False), 2
+    path = tmp_path / "draws.jsonl"
+    rows = coverage.Draws(case, path, rounds=4, maxiter=5).run(draws)
+    found, by = coverage.summary(case, rows), coverage.widened(case, rows)
+    assert len(path.read_text().splitlines()) == found["draws"] == draws
+    assert 0.7 < found["noise"] < 1.3
+    for level, share in zip(coverage.LEVELS, by["with data"], strict=True):
+        assert share > level - 3 * np.sqrt(level * (1 - level) / draws)
+    assert by["std without"] > 3 * by["std with data"]
+
+
+SMALL_LAWS = {
+    "kappa(x, y)": lambda: coverage.OfPlace(4, 100, width=3, refined=False),
+    "k(T) in time": lambda: coverage.InTime(6, 2, 20, width=3, refined=False),
 }
 
 
 @pytest.mark.parametrize("name", SMALL_LAWS)
-def test_bands_hold_the_true_law(name, tmp_path):
-    """Of points that are correlated, so that a share has the error of a few draws only."""
-    case, draws = SMALL_LAWS[name](), 3
-    path = tmp_path / "draws.jsonl"
-    rows = coverage.Draws(case, path, rounds=5, maxiter=5).run(draws)
-    found = coverage.summary(case, rows)
-    assert len(path.read_text().splitlines()) == found["draws"] == draws
-    assert found["inside"] == sorted(found["inside"])
-    for level, share in zip(coverage.LEVELS, found["inside"], strict=True):
-        assert share > level - 3 * np.sqrt(level * (1 - level) / draws)
-    assert 0.7 < found["noise"] < 1.3
-
-
-def test_bands_widen_where_there_are_no_data():
-    case = coverage.OfU(cells=6, n_stations=100, width=5, below=coverage.GAP)
-    by = coverage.widened(case, coverage.Draws(case, rounds=5, maxiter=5).run(1))
-    assert by["std without"] > 3 * by["std with data"]
+def test_laws_of_the_coverage_are_found(name):
+    case = SMALL_LAWS[name]()
+    _, row, _ = coverage.Draws(case, rounds=2).fitted(0)
+    assert row["error"] < 0.15
+    assert row["inside"] == sorted(row["inside"])
