@@ -5,7 +5,16 @@ import json
 
 import numpy as np
 
-from benchmarks import coverage, derivatives, memory, mosaic, splitting, steps, training
+from benchmarks import (
+    coverage,
+    derivatives,
+    ensembles,
+    memory,
+    mosaic,
+    splitting,
+    steps,
+    training,
+)
 from benchmarks.posterior import checkerboard, heat, subsurface
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
@@ -155,6 +164,19 @@ def report_training(run):
     )
 
 
+def report_ensembles(rows):
+    print("\n(j) Two members on two ranks over both on one, times faster; processor's time, clock")
+    for row in rows:
+        shown = [
+            f"{name} {row[what]['processor']:.2f}, {row[what]['clock']:.2f}"
+            for what, name in (("gradient", "gradient"), ("action", "Gauss-Newton action"))
+        ]
+        print(
+            f"    {row['cells']:<12}{'; '.join(shown)}; gradients differ by "
+            f"{row['gradient error']:.0e}"
+        )
+
+
 # For each name on the command line: its key in the results, what measures, what prints.
 BENCHMARKS = {
     "written-out": ("written out", against_written_out, report_written_out),
@@ -178,6 +200,7 @@ BENCHMARKS = {
     "memory": ("memory", lambda repeats: memory.measure(), report_memory),
     "steps": ("steps", steps.measure, report_steps),
     "splitting": ("splitting", splitting.measure, report_splitting),
+    "ensembles": ("ensembles", ensembles.measure, report_ensembles),
     "training": ("training", training.measure, report_training),
     "heat-1d": ("heat in 1-D", lambda repeats: heat.measure(), heat.report),
     "subsurface": ("subsurface", lambda repeats: subsurface.measure(), subsurface.report),

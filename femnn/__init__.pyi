@@ -4,6 +4,8 @@ from .autograd.apply import apply as apply
 from .autograd.layer import PDELayer as PDELayer
 from .coefficient.assembly import assemble as assemble
 from .coefficient.coefficient import NeuralCoefficient as NeuralCoefficient
+from .ensembles.ensemble import EnsembleFunctional as EnsembleFunctional
+from .ensembles.ensemble import ensemble as ensemble
 from .evaluation.arrays import evaluate as evaluate
 from .export.files import load as load
 from .export.files import save as save

@@ -103,6 +103,11 @@ def same_on_ranks(comm: MPI.Comm, data: bytes) -> bool:
     return bool(largest[0] == -largest[1])
 
 
+def gathered(comm: MPI.Comm, value: T) -> list[T]:
+    """What each rank has as ``value``, in the ranks' order, on all.  Collective."""
+    return [value] if comm.size == 1 else comm.allgather(value)
+
+
 def from_rank_zero(comm: MPI.Comm, value: T) -> T:
     """What rank 0 has as ``value``.  Collective."""
     return value if comm.size == 1 else comm.bcast(value, root=0)

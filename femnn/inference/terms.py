@@ -11,6 +11,7 @@ from pyadjoint import ReducedFunctional
 from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
 
+from femnn.ensembles.block import EnsembleBlock
 from femnn.inference.field_energy import FieldPriorBlock
 from femnn.inference.gaussian import Directions, Gaussian, LowRank
 from femnn.inference.low_rank import Products, eigenpairs
@@ -111,10 +112,16 @@ class Terms:
         self.controls = ControlVector(Jhat)
         self.objects = [c.control for c in Enlist(Jhat.controls)]
         self.places = self.controls.places
+        blocks = list(blocks_behind(Jhat.functional, Jhat.tape))
+        if any(isinstance(block, EnsembleBlock) for block in blocks):
+            raise ValueError(
+                f"{who}: the functional has an ensemble in it, whose misfits are on tapes of their "
+                "own and cannot be told from penalties: record all models on one tape, without "
+                "femnn.ensemble."
+            )
         self.data = squares_behind(Jhat.functional, Jhat.tape)
         if not self.data:
             raise ValueError(f"{who}: the functional has no misfit of Observations: {WANTED}.")
-        blocks = blocks_behind(Jhat.functional, Jhat.tape)
         self._energies = [b for b in blocks if isinstance(b, PRIORS)]
         self.priors = self._found([b.prior for b in self._energies])
 

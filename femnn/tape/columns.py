@@ -1,8 +1,7 @@
 """The tangent-linear model in many directions at once, and the Gauss-Newton matrix from it.
 
-A value's change in all directions is a matrix with a row for each number that the rank has of it
-and a column for each direction: of weights and vectors all numbers, of a field those that the rank
-owns.
+A value's change in all directions is a matrix with a column for each direction and a row for each
+number that the rank has of it: of weights and vectors all, of a field those that the rank owns.
 """
 
 from __future__ import annotations
@@ -184,8 +183,10 @@ class _Sweep:
     ):
         self._J, self._n = J, directions[0].shape[1]
         self._relevant = [b for b in tape.get_blocks() if is_between(b)]
-        values = [*(c.control for c in controls), *values_behind(J, tape)]
-        self._comm = largest_comm(values) or MPI.COMM_SELF
+        # Only fields are summed over ranks, of which more may share weights than have the model.
+        behind = [*(c.control for c in controls), *values_behind(J, tape)]
+        fields = (v for v in behind if not isinstance(v, VectorControl))
+        self._comm = largest_comm(fields) or MPI.COMM_SELF
         nodes = [c.block_variable for c in controls]
         self.changes: Changes = dict(zip(nodes, directions, strict=True))
 

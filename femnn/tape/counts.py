@@ -78,6 +78,7 @@ class Budget:
 
 
 _counts: list[Solves] = []
+_parts: list[None] = []  # one for each part that is being run
 _budgets: list[Budget] = []
 
 
@@ -102,11 +103,36 @@ def count(what: str, n: int = 1) -> None:
     n
         How often; the same on all ranks.
     """
-    for counts in _counts:
+    for counts in _counts if what == "linear" or not _parts else ():
         setattr(counts, what, getattr(counts, what) + n)
     if what == "linear":
         for budget in _budgets:
             budget.used += n
+
+
+@contextmanager
+def counted_as_part() -> Iterator[None]:
+    """Count linear systems only inside: what is run is part of a run that counts as one."""
+    _parts.append(None)
+    try:
+        yield
+    finally:
+        _parts.pop()
+
+
+def count_elsewhere(linear: int, solves: int) -> None:
+    """Count what other ranks have solved for a part of the model that is theirs.
+
+    Parameters
+    ----------
+    linear
+        Number of linear systems.
+    solves
+        Number of solves of equations.
+    """
+    count("linear", linear)
+    for budget in _budgets:
+        budget.solves += solves
 
 
 @contextmanager

@@ -49,10 +49,20 @@ def gauss_newton_product(
     ----------
     N. N. Schraudolph, Neural Computation 14 (2002), for the generalised matrix.
     """
-    controls = Enlist(controls)
     count("tangent")
     count("adjoint")
-    compute_tlm(J, controls, direction, tape)
+    compute_tlm(J, Enlist(controls), direction, tape)
+    return product_along_tangent(J, controls, tape, terms)
+
+
+def product_along_tangent(
+    J: AdjFloat, controls: Any, tape: Tape, terms: Sequence[AdjFloat] | None = None
+) -> Any:
+    """The product with the direction along which the tangent-linear model was run last.
+
+    Collective, and not counted; see :func:`gauss_newton_product`.
+    """
+    controls = Enlist(controls)
     tape.reset_variables(("adjoint", "hessian"))
     for term in (J,) if terms is None else terms:
         term.block_variable.adj_value, term.block_variable.hessian_value = 1.0, 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import firedrake as fd
@@ -13,6 +13,35 @@ from pyadjoint import Block, OverloadedType, Tape
 from femnn.fields.copies import dependencies_of
 from femnn.tape.control import VectorControl
 from femnn.tape.meshes import OnMeshes
+
+
+class OnRanks(Block):
+    """A block that is computed by more ranks than its values tell.
+
+    Attributes
+    ----------
+    comm : mpi4py.MPI.Comm
+        All of them.
+    """
+
+    comm: MPI.Comm
+
+    def check_controls(self, who: str, controls: Sequence[Any]) -> None:
+        """Raise where a control is used in it whose derivative it does not give.  Collective.
+
+        Parameters
+        ----------
+        who
+            Who asks, for the message.
+        controls
+            What the user holds of each.
+
+        Raises
+        ------
+        ValueError
+            If one is.
+        """
+        raise NotImplementedError
 
 
 def blocks_behind(functional: Any, tape: Tape | None) -> Iterator[Block]:
@@ -27,12 +56,17 @@ def blocks_behind(functional: Any, tape: Tape | None) -> Iterator[Block]:
 
 
 def values_behind(functional: Any, tape: Tape | None) -> Iterator[Any]:
-    """What the blocks that compute the functional depend on, the last first; meshes too."""
+    """What the blocks that compute the functional depend on, the last first.
+
+    Meshes too, and blocks that have ranks of their own.
+    """
     for block in blocks_behind(functional, tape):
         for dependency in block.get_dependencies():
             yield dependency.output
         if isinstance(block, OnMeshes):
             yield from block.meshes
+        if isinstance(block, OnRanks):
+            yield block
 
 
 def is_computed_on(functional: OverloadedType, tape: Tape) -> bool:
@@ -49,11 +83,11 @@ def forget_guesses(Jhat: Any) -> None:
 
 
 def largest_comm(values: Iterable[Any]) -> MPI.Comm | None:
-    """The communicator of the most ranks among those of vectors, fields and meshes."""
+    """The communicator of the most ranks among those of vectors, fields, meshes, blocks."""
     comms = (
         v.function_space().comm if isinstance(v, (fd.Function, fd.Cofunction)) else v.comm
         for v in values
-        if isinstance(v, (VectorControl, fd.Function, fd.Cofunction, fd.MeshGeometry))
+        if isinstance(v, (VectorControl, fd.Function, fd.Cofunction, fd.MeshGeometry, OnRanks))
     )
     return max(comms, key=lambda comm: comm.size, default=None)
 

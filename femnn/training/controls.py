@@ -13,7 +13,13 @@ from pyadjoint.enlisting import Enlist
 from torch import nn
 
 from femnn.parallel import from_rank_zero, same_on_ranks
-from femnn.tape.model import blocks_behind, check_constants, largest_comm, values_behind
+from femnn.tape.model import (
+    OnRanks,
+    blocks_behind,
+    check_constants,
+    largest_comm,
+    values_behind,
+)
 from femnn.tape.weights import Weights
 from femnn.training.bounds import Bounds, bounds_of
 from femnn.training.kinds import Kind, kind_of
@@ -70,6 +76,9 @@ class ControlVector:
         constants = [c for c in objects if isinstance(c, fd.Constant)]
         blocks = list(blocks_behind(*model))
         check_constants("fit", constants, blocks)
+        for block in blocks:
+            if isinstance(block, OnRanks):
+                block.check_controls("fit", objects)
         self._ends = np.cumsum([len(kind) for kind in self._kinds])
         metrics = [kind.metric for kind in self._kinds]
         # Bounds want inner products that are diagonal.

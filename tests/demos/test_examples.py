@@ -53,6 +53,10 @@ EXAMPLES = {
         {"CELLS": 8, "STEPS": 5, "ITERATIONS": 50},
         lambda n: n["rate_error"] < 0.12,
     ),
+    "sites": (
+        {"CELLS": 4, "SITES": 6, "ITERATIONS": 6},
+        lambda n: n["k"] < 0.05 and n["theta"] < 0.15 and n["rmse, held out"] < 0.06,
+    ),
     "smooth_law": (
         {"CELLS": 8, "STATIONS": 40, "ITERATIONS": 60},
         lambda n: n["with penalty"] < 0.12 and n["with penalty"] < n["no penalty"] / 2,
@@ -136,7 +140,7 @@ def test_example(name, folder, monkeypatch, capfd):
 
 
 @pytest.mark.parallel(2)
-@pytest.mark.parametrize("name", ["coefficient_field", "encoder_and_law", "smooth_law"])
+@pytest.mark.parametrize("name", ["coefficient_field", "encoder_and_law", "sites", "smooth_law"])
 def test_example_on_two_ranks(name, folder, monkeypatch):
     sizes, holds = EXAMPLES[name]
     numbers = run(name, sizes, folder, monkeypatch)

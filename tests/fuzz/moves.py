@@ -59,8 +59,7 @@ MOVES = {
         "run(mine, k, solve, measure_goal)\npause_annotation()"
     ),
     "new_functional": (
-        "case.Jhat = ReducedFunctional(case.J, list(case.Jhat.controls))\n"
-        "case.here_again()"
+        "case.Jhat = ReducedFunctional(case.J, list(case.Jhat.controls))\ncase.here_again()"
     ),
     "collect": "gc.collect()",
 }

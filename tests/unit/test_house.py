@@ -20,6 +20,7 @@ ROOMS = (
     "training",
     "observation",
     "autograd",
+    "ensembles",
     "time",
     "variational",
     "coefficient",

@@ -1,0 +1,1 @@
+"""Losses that are sums over many models, spread over groups of ranks."""
