@@ -143,7 +143,13 @@ class KeptBlock(OnMeshes):
     ) -> Any:
         source, dots = block_variable.output, self._dots()
         result = self._carried(hessian_inputs[0], source, {}, inputs)
-        if dots and adj_inputs[0] is not None:
+        if dots:
+            if adj_inputs[0] is None:
+                raise RuntimeError(
+                    "hessian() found no derivative of its functional on the tape: none was taken, or "
+                    "one of another functional since. Call derivative() of the same reduced "
+                    "functional first."
+                )
             result += self._carried(adj_inputs[0], source, dots, inputs)
         return result
 

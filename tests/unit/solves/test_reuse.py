@@ -91,6 +91,23 @@ def test_a_hessian_without_its_gradient_is_an_error(V):
     Jhat.hessian(direction)
 
 
+def test_a_hessian_after_another_functionals_gradient_is_an_error(V):
+    """Two functionals of one model: the adjoint values on the tape are the other one's."""
+    Jhat, kappa, *_ = poisson(V)
+    continue_annotation()
+    penalty = femnn.assemble(kappa**2 * dx)
+    pause_annotation()
+    other = ReducedFunctional(penalty, Control(kappa.weights))
+    direction = kappa.weights.like(kappa.weights.vector)
+    Jhat.derivative()
+    expected = Jhat.hessian(direction).vector
+    other.derivative()
+    with pytest.raises(RuntimeError, match=r"one of another functional since\. Call derivative"):
+        Jhat.hessian(direction)
+    Jhat.derivative()
+    assert np.array_equal(Jhat.hessian(direction).vector, expected)
+
+
 @contextlib.contextmanager
 def counted(solver):
     """How often the solver's tangent is assembled."""
