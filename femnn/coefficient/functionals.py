@@ -146,8 +146,8 @@ class KeptBlock(OnMeshes):
         if dots:
             if adj_inputs[0] is None:
                 raise RuntimeError(
-                    "hessian() found no derivative of its functional on the tape: none was taken, or "
-                    "one of another functional since. Call derivative() of the same reduced "
+                    "hessian() found no derivative of its functional on the tape: none was taken, "
+                    "or one of another functional since. Call derivative() of the same reduced "
                     "functional first."
                 )
             result += self._carried(adj_inputs[0], source, dots, inputs)
