@@ -206,10 +206,7 @@ class Loss:
 
     def _evaluate(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         self.evaluations += 1
-        found = self.journal.known(vector)
-        if found is None:
-            found = self._compute(vector)
-        self.journal.add(found)
+        found = self.journal.known(vector) or self._compute(vector)
         if found.gradient is None:
             raise fd.ConvergenceError(found.why)
         self._work.append(found.work)
@@ -217,19 +214,22 @@ class Loss:
         return found.value, found.gradient
 
     def _compute(self, vector: np.ndarray) -> Evaluation:
+        """Run the model and its adjoint, and keep what came of it."""
         try:
             value, spent = self._run_within_limit(vector)
         except fd.ConvergenceError as error:
             self.journal.add(Evaluation(vector.copy(), np.nan, None, _first_line(error)))
             raise
         gradient = self.controls.flat(self._derivative())
-        return Evaluation(
+        found = Evaluation(
             vector.copy(),
             from_rank_zero(self._comm, float(value)),
             vector_from_rank_zero(self._comm, gradient),
             work=spent.used,
             equations=spent.solves,
         )
+        self.journal.add(found)
+        return found
 
     def _derivative(self) -> Any:
         count("adjoint")

@@ -82,6 +82,15 @@ def test_same_iterates_as_without_a_break(tmp_path, method, stop):
     check_same(again, expected)
 
 
+@pytest.mark.parametrize("method", ["L-BFGS", "blmvm", "Adam"])
+def test_several_breaks(tmp_path, method):
+    """Each process goes on from what all those before it have done."""
+    expected = train(method, model(), maxiter=14, checkpoint=tmp_path / "whole")
+    for end in (5, 9, 10, 14):
+        again = train(method, model(), maxiter=end, checkpoint=tmp_path / "parts", resume=True)
+    check_same(again, expected)
+
+
 @pytest.mark.parametrize("method", ["L-BFGS", "newton-cg"])
 def test_fields_too(tmp_path, method):
     expected = train(
