@@ -7,16 +7,15 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
-from pyadjoint import Block
 
 from femnn.autograd.operation import Motion, Operation
 from femnn.autograd.values import array_of
 from femnn.fields.cotangents import zero_cotangent
-from femnn.tape.nodes import add_dependencies
+from femnn.tape.nodes import AllAtOnce, add_dependencies
 from femnn.tape.vector import Vector
 
 
-class OperatorBlock(Block):
+class OperatorBlock(AllAtOnce):
     """A torch module applied to fields."""
 
     def __init__(self, operation: Operation, ad_block_tag: str | None = None):
@@ -38,11 +37,6 @@ class OperatorBlock(Block):
     ) -> list[Any]:
         return self._gradients(inputs, [(array_of(adj_inputs[0]), None)])
 
-    def evaluate_adj_component(
-        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return prepared[idx]
-
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
@@ -55,18 +49,6 @@ class OperatorBlock(Block):
         if adj_inputs[0] is not None:
             terms.append((array_of(adj_inputs[0]), self._motion()))
         return self._gradients(inputs, terms)
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list,
-        hessian_inputs: list,
-        adj_inputs: list,
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: list,
-        prepared: Any = None,
-    ) -> Any:
-        return prepared[idx]
 
     def tangent_columns(self, moving: Mapping[Any, np.ndarray], n: int) -> np.ndarray | None:
         """The output's changes in many directions; see :mod:`femnn.tape.columns`.

@@ -12,7 +12,7 @@ from femnn.ensembles.members import Batch, Members
 from femnn.ensembles.shared import name_of
 from femnn.tape.between import NoColumns
 from femnn.tape.model import OnRanks
-from femnn.tape.nodes import add_dependencies
+from femnn.tape.nodes import AllAtOnce, add_dependencies
 
 
 class BatchLoss(AdjFloat):
@@ -27,7 +27,7 @@ class BatchLoss(AdjFloat):
     batch: Batch = ()
 
 
-class EnsembleBlock(OnRanks):
+class EnsembleBlock(AllAtOnce, OnRanks):
     """The sum or mean over the members.
 
     Derivatives are those of the members with which the value was computed, also where others are
@@ -86,11 +86,6 @@ class EnsembleBlock(OnRanks):
         gradient = self.members.gradient(inputs, self._evaluated)
         return self.members.shared.cotangents(float(adj_inputs[0]) * gradient)
 
-    def evaluate_adj_component(
-        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
-    ) -> Any:
-        return prepared[idx]
-
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> AdjFloat:
@@ -114,18 +109,6 @@ class EnsembleBlock(OnRanks):
         if adj_inputs[0] is not None and any(dot is not None for dot in direction):
             total += float(adj_inputs[0]) * self._second(inputs, self._evaluated, direction)
         return self.members.shared.cotangents(total)
-
-    def evaluate_hessian_component(
-        self,
-        inputs: list,
-        hessian_inputs: list,
-        adj_inputs: list,
-        block_variable: Any,
-        idx: int,
-        relevant_dependencies: list,
-        prepared: Any = None,
-    ) -> Any:
-        return prepared[idx]
 
     def hessian_columns(self, moving: dict[Any, np.ndarray], factor: float) -> dict:
         """The Gauss-Newton matrix times changes; see :mod:`femnn.tape.columns`.

@@ -54,9 +54,9 @@ class _Cut:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray) -> _Cut:
-        start, n = float(x.min()), 2**LAST
-        width = (float(x.max()) - start) / n
+    def of(cls, x: np.ndarray, start: float, span: float) -> _Cut:
+        n = 2**LAST
+        width = span / n
         bins = np.minimum(((x - start) / width).astype(np.intp), n - 1)
         counts = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=n))])
         return cls(start, width, bins, counts)
@@ -141,7 +141,9 @@ class Curve:
             yield rows, self.piece[rows], polynomials
 
 
-def curve_through(x: np.ndarray, function: Function, budget: int) -> Curve | None:
+def curve_through(
+    x: np.ndarray, function: Callable[[np.ndarray, float], np.ndarray], budget: int
+) -> Curve | None:
     """The nodes from which a function is known at points to rounding.
 
     The pieces follow from the points and the function alone.
@@ -151,8 +153,9 @@ def curve_through(x: np.ndarray, function: Function, budget: int) -> Curve | Non
     x
         Points, shape ``(n_points,)``.
     function
-        Takes points ``(n,)`` to all that is to be resolved, shape ``(n, m, k)``: m functions, each
-        with k values of one unit.  Each value is measured by the largest of those up to it.
+        Takes points ``(n,)`` and the span of all points to all that is to be resolved, shape
+        ``(n, m, k)``: m functions, each with k values of one unit.  Each value is measured by
+        the largest of those up to it.
     budget
         Most nodes that are wanted.
 
@@ -161,10 +164,14 @@ def curve_through(x: np.ndarray, function: Function, budget: int) -> Curve | Non
     Curve or None
         ``None`` where more nodes were needed, or a point is not finite.
     """
-    if budget < PER_PIECE * 2**FIRST or not np.isfinite(x).all() or np.ptp(x) == 0.0:
+    if budget < PER_PIECE * 2**FIRST:
         return None
-    cut = _Cut.of(x)
-    found = _resolved(cut, function, budget)
+    start = float(x.min())
+    span = float(x.max()) - start
+    if not np.isfinite(span) or span == 0.0:
+        return None
+    cut = _Cut.of(x, start, span)
+    found = _resolved(cut, lambda nodes: function(nodes, span), budget)
     return None if found is None else _curve(x, cut, found)
 
 

@@ -145,12 +145,13 @@ class CurveEvaluator(PointEvaluator):
             both for the ``"weights"``.
         """
         self.points_asked += len(x)
-        curve, budget = None, len(x) // SHARE[of]
-        if budget and self._pays(of):
-            span = float(np.ptp(x))
-            curve = curve_through(
-                x[:, 0], lambda nodes: self._shown(nodes, weights, of, span), budget
-            )
+        curve = None
+        if self._pays(of):
+
+            def shown(nodes: np.ndarray, span: float) -> np.ndarray:
+                return self._shown(nodes, weights, of, span)
+
+            curve = curve_through(x[:, 0], shown, len(x) // SHARE[of])
         self.points_passed += len(x) if curve is None else len(curve.nodes)
         return curve
 

@@ -21,6 +21,29 @@ from femnn.tape.control import VectorControl
 _recorded: weakref.WeakKeyDictionary[BlockVariable, weakref.ref] = weakref.WeakKeyDictionary()
 
 
+class AllAtOnce(Block):
+    """A block whose preparations of first and second order give all dependencies' cotangents."""
+
+    def evaluate_adj_component(
+        self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
+    ) -> Any:
+        """See :class:`pyadjoint.Block`."""
+        return prepared[idx]
+
+    def evaluate_hessian_component(
+        self,
+        inputs: list,
+        hessian_inputs: list,
+        adj_inputs: list,
+        block_variable: Any,
+        idx: int,
+        relevant_dependencies: list,
+        prepared: Any = None,
+    ) -> Any:
+        """See :class:`pyadjoint.Block`."""
+        return prepared[idx]
+
+
 def add_dependencies(block: Block, values: Iterable[Any], no_duplicates: bool = False) -> None:
     """Let a block depend on values, as these are now.  Collective.
 

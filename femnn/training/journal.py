@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
 
 @dataclass(frozen=True)
@@ -34,25 +32,6 @@ class Evaluation:
     why: str = ""
     work: int = 0
     equations: int = 0
-
-    def plain(self) -> dict[str, Any]:
-        """In numbers, strings and tensors."""
-        own = dict(vars(self))
-        own["vector"] = torch.tensor(self.vector)
-        own["gradient"] = None if self.gradient is None else torch.tensor(self.gradient)
-        return own
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Evaluation:
-        """From what :meth:`plain` gave."""
-        gradient = plain["gradient"]
-        return cls(
-            **{
-                **plain,
-                "vector": plain["vector"].numpy(),
-                "gradient": None if gradient is None else gradient.numpy(),
-            }
-        )
 
 
 class Journal:

@@ -19,6 +19,7 @@ from femnn.training.controls import ControlVector
 from femnn.training.history import Rejection
 from femnn.training.journal import Evaluation, Journal
 from femnn.training.point import Point
+from femnn.training.snapshots import arrays_of, tensors_of
 
 # An evaluation that is not given up: so many linear systems in all, or for each equation.
 SURELY = 100
@@ -237,9 +238,8 @@ class Loss:
 
     def _run_within_limit(self, vector: np.ndarray) -> tuple[Any, Budget]:
         """The functional; given up where it takes much more work than it usually does."""
-        limit = self._limit()
         why = f"more than {self.patience} times the usual work (fit's patience)"
-        with at_most(limit, why) as spent:
+        with at_most(self._limit(), why) as spent:
             return self._run(vector), spent
 
     def _limit(self) -> float:
@@ -281,8 +281,8 @@ class Loss:
     def state(self) -> dict[str, Any]:
         """All that is known, in numbers, strings and tensors."""
         return {
-            "best": self.best.plain(),
-            "last": self.last.plain(),
+            "best": tensors_of(self.best),
+            "last": tensors_of(self.last),
             "evaluations": self.evaluations,
             "rejections": [vars(r) for r in self.rejections],
             "work": list(self._work),
@@ -291,7 +291,7 @@ class Loss:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take what :meth:`state` gave."""
-        self._best, self._last = Point.of(state["best"]), Point.of(state["last"])
+        self._best, self._last = (Point(**arrays_of(state[name])) for name in ("best", "last"))
         self.evaluations, self._equations = state["evaluations"], state["equations"]
         self.rejections = [Rejection(**r) for r in state["rejections"]]
         self._work = list(state["work"])

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 
 
 @dataclass(frozen=True)
@@ -30,14 +27,3 @@ class Point:
     gradient: np.ndarray
     gradient_norm: float
     largest_entry: float
-
-    def plain(self) -> dict[str, Any]:
-        """In numbers and tensors."""
-        arrays = {name: torch.tensor(getattr(self, name)) for name in ("vector", "gradient")}
-        return {**vars(self), **arrays}
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Point:
-        """From what :meth:`plain` gave."""
-        arrays = {name: plain[name].numpy() for name in ("vector", "gradient")}
-        return cls(**{**plain, **arrays})

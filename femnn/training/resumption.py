@@ -16,7 +16,7 @@ from femnn.training.history import Step
 from femnn.training.journal import Evaluation
 from femnn.training.loss import Loss
 from femnn.training.settings import Settings, check_whole
-from femnn.training.snapshots import Snapshots
+from femnn.training.snapshots import Snapshots, arrays_of, tensors_of
 
 # A loss that has not changed, but for rounding and the solvers' tolerances.
 SAME = 1e-6
@@ -136,7 +136,7 @@ class Resumption:
             self._loss.restore(state["loss"])
         self._loss.run_again([v.numpy() for v in state["runs"]])
         if not self._remembers:
-            self._loss.journal.repeat(Evaluation.of(e) for e in state["evaluations"])
+            self._loss.journal.repeat(Evaluation(**arrays_of(e)) for e in state["evaluations"])
         self._set_random(state["random"])
         if state["callback"] is not None and hasattr(self._callback, "load_state_dict"):
             self._callback.load_state_dict(state["callback"])
@@ -205,7 +205,7 @@ class Resumption:
         if self._loss.journal.kept:
             new = self._loss.journal.kept[: self._state["n_evaluations"] - first]
             if new:
-                plain = _reordered([e.plain() for e in new], order)
+                plain = _reordered([tensors_of(e) for e in new], order)
                 pieces.append(self._files.write_evaluations(first, plain))
         history = [asdict(step) for step in self._state["history"]]
         state = _reordered({**self._state, "history": history, "pieces": pieces}, order)

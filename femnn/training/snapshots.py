@@ -6,15 +6,27 @@ import hashlib
 import io
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from femnn.atomic import atomic_file
 
 MAGIC = b"femnn training 1\n"
 NAME, BEFORE = "training.checkpoint", "training.before.checkpoint"
+
+
+def tensors_of(record: Any) -> dict[str, Any]:
+    """A record's fields as files hold them: tensors in the place of arrays."""
+    return {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in vars(record).items()}
+
+
+def arrays_of(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's fields, from what :func:`tensors_of` gave."""
+    return {k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in plain.items()}
 
 
 class Damaged(ValueError):

@@ -187,7 +187,7 @@ def test_single_precision_is_left_alone():
 
 def test_the_transposed_map_is_the_transposed():
     x = np.random.default_rng(0).uniform(-1, 3, 5000)
-    curve = curve_through(x, lambda t: np.abs(t - 0.2)[:, None, None], 2000)
+    curve = curve_through(x, lambda t, span: np.abs(t - 0.2)[:, None, None], 2000)
     assert 0 < curve.n_direct < 100
     at_nodes, at_points = np.random.default_rng(1).normal(size=(2, 5000, 2))
     at_nodes = at_nodes[: len(curve.nodes)]
