@@ -17,6 +17,8 @@ from femnn.training.settings import check_number, check_whole
 METHODS = ("h-pcn", "pcn")
 # The share of proposals that is wanted, in the middle of what is best in few and many dimensions.
 WANTED = 0.3
+# Draws for a chain's start, each from half the width of the one before.
+STARTS = 6
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def chains(
 
     ``"h-pcn"`` proposes from the normal approximation, so that a chain is as good as this is near,
     whatever the number of controls; ``"pcn"`` from the prior.  Neither takes derivatives.  A model
-    that fails is a proposal that is not taken.
+    that fails is a proposal that is not taken; a first draw for which it fails is taken from a
+    density that is narrower by half.
 
     Parameters
     ----------
@@ -119,6 +122,8 @@ def chains(
 
     Raises
     ------
+    RuntimeError
+        If the model fails near the approximation's mean too.
     TypeError
         If the posterior is another object, or a setting of another kind.
     ValueError
@@ -154,13 +159,11 @@ def chains(
             raise ValueError(f"chains got step={step}: wanted a number between 0 and 1.")
     reference = Around(posterior) if method == "h-pcn" else Before(posterior)
     random = np.random.default_rng(seed)
-    found = [
-        Chain(posterior, reference, random.spawn(1)[0], step).run(n, warm_up, thin)
-        for _ in range(n_chains)
-    ]
+    made = [Chain(posterior, reference, part, step) for part in random.spawn(n_chains)]
+    found = [chain.run(n, warm_up, thin) for chain in made]
     posterior.terms.evaluate(posterior.mean)
     draws, log_density, accepted, steps = map(np.array, zip(*found, strict=True))
-    solves = n_chains * (1 + warm_up + n * thin)
+    solves = sum(chain.solves for chain in made)
     return Chains(draws, log_density, float(accepted.mean()), steps, solves)
 
 
@@ -178,8 +181,8 @@ class Reference(Protocol):
     def change(self, z: np.ndarray) -> np.ndarray:
         """What is added to the mean, for independent normal numbers, shape ``(n,)``."""
 
-    def start(self, random: np.random.Generator) -> np.ndarray:
-        """Numbers where a chain starts."""
+    def start(self, random: np.random.Generator, width: float) -> np.ndarray:
+        """Numbers where a chain starts, of the approximation with deviations times a width."""
 
 
 class Around:
@@ -192,9 +195,9 @@ class Around:
         """See :class:`Reference`."""
         return self._gaussian.changes(z[:, None])[:, 0]
 
-    def start(self, random: np.random.Generator) -> np.ndarray:
+    def start(self, random: np.random.Generator, width: float) -> np.ndarray:
         """See :class:`Reference`."""
-        return random.standard_normal(len(self.mean))
+        return width * random.standard_normal(len(self.mean))
 
 
 class Before:
@@ -209,9 +212,9 @@ class Before:
         """See :class:`Reference`."""
         return self._metric.point(z)
 
-    def start(self, random: np.random.Generator) -> np.ndarray:
+    def start(self, random: np.random.Generator, width: float) -> np.ndarray:
         """See :class:`Reference`."""
-        numbers = random.standard_normal(len(self.mean))
+        numbers = width * random.standard_normal(len(self.mean))
         draw = self._posterior.mean + self._posterior.gaussian.changes(numbers[:, None])[:, 0]
         return self._metric.coordinates(draw - self.mean)
 
@@ -241,8 +244,21 @@ class Chain:
         self._terms, self._reference, self._random = posterior.terms, reference, random
         self._comm = posterior.terms.controls.comm
         self._fixed, self.step = step is not None, step or 0.3
-        self._z = reference.start(random)
-        self._x, self._energy = self._evaluate(self._z)
+        self.solves = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start where the model has a value."""
+        for narrower in range(STARTS):
+            self._z = self._reference.start(self._random, 0.5**narrower)
+            self._x, self._energy = self._evaluate(self._z)
+            if np.isfinite(self._energy):
+                return
+        raise RuntimeError(
+            f"chains: the model failed for {STARTS} draws, the last one {0.5 ** (STARTS - 1):g} "
+            "posterior standard deviations from the mean: solve at the mean first, make its "
+            "solver more robust, or look whether laplace(Jhat) was made at a minimum."
+        )
 
     def run(self, n: int, warm_up: int, thin: int) -> tuple[np.ndarray, np.ndarray, float, float]:
         """Draws with the logarithm of their density, the share accepted and the step."""
@@ -279,6 +295,7 @@ class Chain:
     def _evaluate(self, z: np.ndarray) -> tuple[np.ndarray, float]:
         """The controls' values and minus the logarithm of the posterior; infinite if it fails."""
         x = vector_from_rank_zero(self._comm, self._reference.mean + self._reference.change(z))
+        self.solves += 1
         try:
             energy = float(self._terms.evaluate(x))
         except fd.ConvergenceError:

@@ -38,7 +38,8 @@ class EvidenceResult:
     history : list of float
         The log evidence after each round.
     converged : bool
-        Whether it changed by less than the tolerance in the last round.
+        Whether it changed by less than the tolerance in the last round, and would change by less
+        if the fit went on to the minimum.
     solves : Solves
         Runs of the model and its derivatives, as in the result of :func:`femnn.fit`.
     """
@@ -74,7 +75,8 @@ def fit_with_evidence(
     rounds
         At most.
     tol
-        Ends where the log evidence changes by less in a round.
+        Ends where the log evidence changes by less in a round, and the minimum is nearer than
+        ``sqrt(2 * tol)`` posterior standard deviations.
     maxiter
         Iterations of the fit in each round, at most.
     callback
@@ -132,7 +134,9 @@ def fit_with_evidence(
         solves += counts
         posterior = LaplacePosterior(terms, at)
         history.append(posterior.log_evidence)
-        converged = len(history) > 1 and abs(history[-1] - history[-2]) <= tol
+        settled = len(history) > 1 and abs(history[-1] - history[-2]) <= tol
+        # The minimum is lower by half the squared distance.
+        converged = settled and 0.5 * posterior.distance**2 <= tol
         stop = callback is not None and _asks_to_stop(terms.controls.comm, callback, posterior)
         if converged or stop or len(history) == rounds or ended == "interrupted":
             return EvidenceResult(posterior, history, converged, solves)

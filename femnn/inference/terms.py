@@ -21,7 +21,7 @@ from femnn.tape.columns import factors_of, gauss_newton_parts
 from femnn.tape.losses import Squares
 from femnn.tape.model import blocks_behind
 from femnn.tape.shared import places_of
-from femnn.tape.squares import SumOfSquares, squares_behind
+from femnn.tape.squares import LogErrors, SumOfSquares, squares_behind
 from femnn.tape.weights import Weights
 from femnn.training.controls import ControlVector
 from femnn.training.loss import check_functional
@@ -238,7 +238,7 @@ class Terms:
         if factors is None:
             raise ValueError(f"{self._who}: the functional is no sum of its terms: {WANTED}.")
         for block, factor in factors.items():
-            if isinstance(block, (SumOfSquares, *PRIORS)):
+            if isinstance(block, (SumOfSquares, LogErrors, *PRIORS)):
                 self._check_factor(block, factor)
             elif factor:
                 raise ValueError(

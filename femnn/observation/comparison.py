@@ -16,7 +16,7 @@ from femnn.observation.errors import Errors, Logarithms, Residuals
 from femnn.observation.observable import Observable
 from femnn.observation.scoring import Prediction, Scores
 from femnn.tape.losses import Loss
-from femnn.tape.squares import Density, sum_of_squares
+from femnn.tape.squares import Density, sum_of_logarithms, sum_of_squares
 from femnn.tape.vector import Vector
 
 # A weighted misfit of this size says that something else than the model's law is wrong.
@@ -63,8 +63,8 @@ class Comparison:
     def misfit(self, parts: list[Vector], residuals: Vector) -> AdjFloat:
         """Minus the log likelihood, up to a constant; recorded."""
         value = sum_of_squares(residuals, self.loss, self._density(parts))
-        if self.errors.are_estimated:  # a sum of a vector: nothing for Gauss-Newton's matrix
-            value = value + self._apply(Logarithms, parts, "log errors").sum()
+        if self.errors.are_estimated:
+            value = value + sum_of_logarithms(self._apply(Logarithms, parts, "log errors"))
         return value
 
     def _density(self, parts: list[Vector]) -> Density:

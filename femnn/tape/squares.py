@@ -12,7 +12,7 @@ from pyadjoint.tape import annotate_tape
 from femnn.tape.losses import Loss, Squares
 from femnn.tape.model import blocks_behind
 from femnn.tape.sums import EntrywiseSum
-from femnn.tape.vector import Vector, recorded
+from femnn.tape.vector import TotalBlock, Vector, recorded
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,29 @@ def sum_of_squares(
     if annotate_tape():
         return recorded(SumOfSquares(residuals, loss, density))
     return AdjFloat(loss.value(residuals.vector).sum())
+
+
+def sum_of_logarithms(log_errors: Vector) -> AdjFloat:
+    """The logarithms of the errors' sizes together, a part of the likelihood; recorded.
+
+    Parameters
+    ----------
+    log_errors
+        The logarithm for each datum.
+    """
+    if annotate_tape():
+        return recorded(LogErrors(log_errors))
+    return log_errors.sum()
+
+
+class LogErrors(TotalBlock):
+    """What a likelihood has beside its squares where errors are estimated.
+
+    Gauss-Newton's matrix has nothing of it.
+    """
+
+    def __str__(self) -> str:
+        return "sum of log errors"
 
 
 def squares_behind(functional: Any, tape: Tape) -> list[SumOfSquares]:

@@ -95,3 +95,31 @@ def test_chains_that_mean_nothing(arguments, error, message):
     posterior = given.pop("posterior", None)
     with pytest.raises(error, match=message):
         femnn.chains(model()[1] if posterior is None else posterior, **given)
+
+
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize("method", ["h-pcn", "pcn"])
+def test_a_model_that_fails_for_a_first_draw(monkeypatch, method):
+    """The chain starts nearer to the mean; the region where the model fails is never visited."""
+    _, posterior = model()
+    evaluate, low, tried = posterior.terms.evaluate, posterior.mean - 0.2 * posterior.std, []
+
+    def fails_below(x, value=None):
+        tried.append(x)
+        if (x < low).any():
+            raise ConvergenceError("below")
+        return evaluate(x, value)
+
+    monkeypatch.setattr(posterior.terms, "evaluate", fails_below)
+    found = femnn.chains(posterior, 100, n_chains=3, method=method, seed=1)
+    assert (tried[0] < low).any()
+    assert (found.draws >= low).all()
+    assert found.accepted > 0.02
+    assert found.solves == len(tried) - 1 > 3 * 126
+
+    def fails(x, value=None):
+        raise ConvergenceError("always")
+
+    monkeypatch.setattr(posterior.terms, "evaluate", fails)
+    with pytest.raises(RuntimeError, match="failed for 6 draws, the last one 0.03125 posterior"):
+        femnn.chains(posterior, 10, method=method)

@@ -57,13 +57,14 @@ class Line:
 
 
 @pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize("settings", [{}, {"hessian": "exact"}])
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_a_linear_model_has_the_closed_form(scale):
+def test_a_linear_model_has_the_closed_form(scale, settings):
     """Posterior, evidence and what is predicted, with a noise that is known or a scale."""
     line = Line(scale=None if scale is None else Constant(scale), std=0.4)
     sigma = 0.4 * (scale or 1.0)
     femnn.fit(line.Jhat, "gauss-newton", **QUIET)
-    posterior = femnn.laplace(line.Jhat)
+    posterior = femnn.laplace(line.Jhat, **settings)
     mean, covariance = line.posterior(2.0, sigma)
     assert np.allclose(posterior.mean, mean, rtol=1e-8)
     assert np.allclose(posterior.covariance, covariance, rtol=1e-8)
@@ -134,6 +135,18 @@ def test_the_fixed_point_is_where_the_data_are_most_probable():
     assert np.allclose(line.c.dat.data_ro, line.posterior(alpha, sigma)[0], rtol=5e-4)
     again = femnn.laplace(line.Jhat)
     assert again.log_evidence == pytest.approx(result.history[-1], rel=1e-10)
+
+
+def test_rounds_go_on_until_the_fit_has_come_near_the_minimum():
+    """The log evidence may rest while fits end at their limit of iterations."""
+    model = Diffusion(known=True)
+    seen = []
+    result = femnn.fit_with_evidence(model.Jhat, tol=0.5, maxiter=1, callback=seen.append, **QUIET)
+    assert result.converged
+    assert result.posterior.distance <= 1
+    steps = np.abs(np.diff(result.history))
+    rested = [d for d, step in zip([p.distance for p in seen][1:], steps) if step <= 0.5]
+    assert len(rested) > 1 and rested[0] > 1
 
 
 def test_a_known_noise_and_known_precisions_stay():
