@@ -121,5 +121,5 @@ def test_a_model_that_fails_for_a_first_draw(monkeypatch, method):
         raise ConvergenceError("always")
 
     monkeypatch.setattr(posterior.terms, "evaluate", fails)
-    with pytest.raises(RuntimeError, match="failed for 6 draws, the last one 0.03125 posterior"):
+    with pytest.raises(RuntimeError, match=r"failed for 6 draws, the last one 0\.03125 posterior"):
         femnn.chains(posterior, 10, method=method)
