@@ -86,7 +86,7 @@ def test_boundary_law(tmp_path):
 
 def test_advection(tmp_path):
     """The transport that is missing is learned; linear in u it holds for another signal."""
-    sizes = ["--cells", "8", "--iterations", "50", "--longer", "5"]
+    sizes = ["--cells", "8", "--iterations", "40", "--longer", "5", "--steps", "1"]
     numbers = study("advection").main(["--output", str(tmp_path), *sizes])
     check_files(tmp_path, numbers, {})
     runs = numbers["runs"]
@@ -100,9 +100,9 @@ def test_advection(tmp_path):
     net = femnn.load(tmp_path / "network.safetensors")
     mesh = fd.UnitSquareMesh(8, 8)
     space = fd.FunctionSpace(mesh, "P", 1)
-    data = transport.observe(27, space, transport.signal, transport.END)
+    data = transport.observe(27, space, transport.signal, transport.END, step=0.02)
     law = partial(femnn.NeuralCoefficient, net)
-    model = transport.Transport(mesh, transport.STEP, transport.learned(law))
+    model = transport.Transport(mesh, transport.OBSERVED, transport.learned(law))
     found, _ = transport.state_error(model.states(transport.signal, transport.END), data)
     assert found == pytest.approx(runs["network"]["training"])
 

@@ -42,6 +42,7 @@ from demos.studies import common
 from .model import (
     DECAY,
     END,
+    FINE_STEP,
     FINER,
     OBSERVED,
     STEP,
@@ -133,7 +134,9 @@ class Found:
     shown: dict[str, dict[str, Function]] = field(default_factory=dict)  # u at SHOWN, by case
 
 
-def compare(mesh, nets: dict[str, femnn.MLP], cases: dict, data: dict, iterations: int) -> Found:
+def compare(
+    space, step: float, nets: dict[str, femnn.MLP], cases: dict, data: dict, iterations: int
+) -> Found:
     """Train the networks; the errors with them, with the true operator and with none."""
     operators = {
         "no G": nothing,
@@ -143,7 +146,7 @@ def compare(mesh, nets: dict[str, femnn.MLP], cases: dict, data: dict, iteration
     }
     found = Found()
     for name, operator in operators.items():
-        model = Transport(mesh, STEP, operator)
+        model = Transport(space.mesh(), step, operator)
         if name in nets:
             result = train(model, nets[name], data["training"], iterations)
             found.trainings[name] = common.numbers_of(result)
@@ -171,13 +174,19 @@ def main(argv: list[str] | None = None) -> dict:
     watch = common.Stopwatch()
     parser = common.options("advection", __doc__, 30, 500, 0)
     parser.add_argument("--longer", type=common.at_least(5), default=50, help="end of the long run")
+    usual = round(OBSERVED / STEP)
+    parser.add_argument(
+        "--steps", type=common.at_least(1), default=usual, help="from one observation to the next"
+    )
     chosen = parser.parse_args(argv)
     mesh = UnitSquareMesh(chosen.cells, chosen.cells)
     space, fine = FunctionSpace(mesh, "P", 1), round(FINER * chosen.cells)
-    cases, data = cases_and_data(space, fine, float(chosen.longer))
+    step = OBSERVED / chosen.steps
+    fine_step = step * FINE_STEP / STEP
+    cases, data = cases_and_data(space, fine, float(chosen.longer), step=fine_step)
     nets = dict(zip((NETWORK, LINEAR), networks(chosen.seed), strict=True))
-    found = compare(mesh, nets, cases, data, chosen.iterations)
-    sizes = {"cells": chosen.cells, "longer": chosen.longer, "seed": chosen.seed}
+    found = compare(space, step, nets, cases, data, chosen.iterations)
+    sizes = {name: getattr(chosen, name) for name in ("cells", "steps", "longer", "seed")}
     numbers = {**sizes, "runs": found.runs, "trainings": found.trainings}
     numbers["seconds"] = watch.seconds()
     common.show("Training:", found.trainings, TRAINING)
