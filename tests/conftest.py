@@ -94,6 +94,16 @@ def frozen_start():
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def known_compiler():
+    """PyOP2 would run the compiler twice for each kernel that is loaded, to ask for its version."""
+    import firedrake  # noqa: F401
+    import petsctools
+    from pyop2.compilation import set_default_compiler
+
+    set_default_compiler(petsctools.get_petscvariables()["CC"])
+
+
 _tests_done = itertools.count(1)
 
 

@@ -75,7 +75,8 @@ def test_torch_optimisers(name):
         loss.backward()
         return loss
 
-    losses = [optimiser.step(closure).item() for _ in range(8)]
+    steps = 3 if name == "LBFGS" else 8  # of which each has several iterations
+    losses = [optimiser.step(closure).item() for _ in range(steps)]
     assert closure().item() < 0.7 * losses[0]
 
 
