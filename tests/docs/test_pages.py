@@ -25,6 +25,7 @@ SIZES = {
     "tutorials/law_firedrake.md": {"CELLS": 10},
     "tutorials/law_torch.md": {"CELLS": 4, "SENSORS": 9, "EPOCHS": 20},
     "tutorials/optimisers.md": {"CELLS": 5, "BUDGET": 450},
+    "tutorials/outside.md": {"FIELDS": 6, "DAYS": 4, "EPOCHS": 5},
     "tutorials/sites.md": {"SITES": 7, "ITERATIONS": 5},
     "tutorials/time.md": {"CELLS": 8, "STEPS": 6, "SENSORS": 4, "TIMES": 8, "ITERATIONS": 15},
     "tutorials/wells.md": {"CELLS": 10},
