@@ -29,6 +29,7 @@ SIZES = {
     "tutorials/optimisers.md": {"CELLS": 5, "BUDGET": 450},
     "tutorials/outside.md": {"FIELDS": 6, "DAYS": 4, "EPOCHS": 5},
     "tutorials/sites.md": {"SITES": 7, "ITERATIONS": 5},
+    "tutorials/splitting.md": {"CELLS": 5, "STEPS": 4, "ITERATIONS": 20},
     "tutorials/time.md": {"CELLS": 8, "STEPS": 6, "SENSORS": 4, "TIMES": 8, "ITERATIONS": 15},
     "tutorials/wells.md": {"CELLS": 10},
 }
