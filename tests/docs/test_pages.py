@@ -23,6 +23,7 @@ SIZES = {
     "time.md": {"N": 6, "end": 0.2},
     "tutorials/believe.md": {"CELLS": 12, "ROUNDS": 4},
     "tutorials/facets.md": {"CELLS": 4, "POWERS": (0.5, 2.0), "ITERATIONS": 40},
+    "tutorials/formula.md": {"CELLS": 8, "SENSORS": 60},
     "tutorials/guarantees.md": {"CELLS": 6, "SENSORS": 20, "ITERATIONS": 25},
     "tutorials/law_firedrake.md": {"CELLS": 10},
     "tutorials/law_torch.md": {"CELLS": 4, "SENSORS": 9, "EPOCHS": 20},
