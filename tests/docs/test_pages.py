@@ -22,6 +22,7 @@ SIZES = {
     "regularisation.md": {},
     "time.md": {"N": 6, "end": 0.2},
     "tutorials/believe.md": {"CELLS": 12, "ROUNDS": 4},
+    "tutorials/cluster.md": {"CELLS": 8, "ITERATIONS": 18},
     "tutorials/facets.md": {"CELLS": 4, "POWERS": (0.5, 2.0), "ITERATIONS": 40},
     "tutorials/formula.md": {"CELLS": 8, "SENSORS": 60},
     "tutorials/guarantees.md": {"CELLS": 6, "SENSORS": 20, "ITERATIONS": 25},
