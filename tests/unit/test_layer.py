@@ -349,8 +349,8 @@ def test_an_assembled_residual_as_the_result():
 
 @pytest.mark.parallel([1, 2, 3])
 def test_values_at_stations_as_the_result():
-    """In the user's order and the same on every rank; gradients are those of the loss by Firedrake."""
-    _, u, kappa, f, c = recorded()
+    """In the user's order, the same on every rank, with the gradients of a misfit on the tape."""
+    _, u, kappa, _, c = recorded()
     places = [(0.3, 0.8), (0.7, 0.1), (0.2, 0.2)]
     stations = femnn.Stations(u.function_space().mesh(), places)
     wanted = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
