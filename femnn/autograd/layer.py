@@ -50,8 +50,8 @@ class PDELayer(nn.Module):
     Hence a loss or observed values that the layer gives are not to be summed over ranks again.
     From a field that the layer gives, each rank makes its own part of the loss and calls
     ``backward()`` on it: weights and Constants get the gradient of the sum of these parts.  A
-    network outside that makes a field from rank-local data gets the rank's part of its gradient only: sum it over the ranks
-    before the optimiser's step.  Forward and backward are collective.
+    network outside that makes a field from rank-local data gets the rank's part of its gradient
+    only: sum it over the ranks before the optimiser's step.  Forward and backward are collective.
 
     **Devices and dtypes.**  Values are computed in float64 on the CPU, and come back in the
     dtype and on the device of the first input (or parameter); each gradient in those of its
