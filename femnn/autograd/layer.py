@@ -14,7 +14,7 @@ from femnn.autograd.names import current_parameters, parameter_tree
 
 
 class PDELayer(nn.Module):
-    """A recorded model as a torch module: tensors in, a loss or a field out.
+    """A recorded model as a torch module: tensors in, a loss, observed values or a field out.
 
     The controls of the reduced functional are the layer's inputs, except ``Weights``: these
     are the layer's parameters, the very ones of the networks inside the PDE.  So one torch
@@ -24,8 +24,8 @@ class PDELayer(nn.Module):
     Parameters
     ----------
     Jhat
-        The reduced functional.  Its functional may be a number, a Function or a Cofunction
-        (an assembled residual).
+        The reduced functional.  Its functional may be a number, what :class:`~femnn.Stations` and
+        other observables give, a Function or a Cofunction (an assembled residual).
 
     Attributes
     ----------
@@ -47,11 +47,11 @@ class PDELayer(nn.Module):
     rank owns, in the order of ``Function.dat.data_ro``, shape ``(n_owned,)`` or
     ``(n_owned, *value_shape)``; so are its gradients.  Numbers, Constants, Functions on the Real
     space and weights are the same on every rank, which is checked, and so are their gradients.
-    Hence a loss that the layer gives is not to be summed over ranks again.  From a field that the
-    layer gives, each rank makes its own part of the loss and calls ``backward()`` on it: weights
-    and Constants get the gradient of the sum of these parts.  A network outside that makes a
-    field from rank-local data gets the rank's part of its gradient only: sum it over the ranks
-    before the optimiser's step.  Forward and backward are collective.
+    Hence a loss or observed values that the layer gives are not to be summed over ranks again.
+    From a field that the layer gives, each rank makes its own part of the loss and calls
+    ``backward()`` on it: weights and Constants get the gradient of the sum of these parts.  A
+    network outside that makes a field from rank-local data gets the rank's part of its gradient
+    only: sum it over the ranks before the optimiser's step.  Forward and backward are collective.
 
     **Devices and dtypes.**  Values are computed in float64 on the CPU, and come back in the
     dtype and on the device of the first input (or parameter); each gradient in those of its
@@ -110,7 +110,8 @@ class PDELayer(nn.Module):
         Returns
         -------
         torch.Tensor
-            A number, shape ``()``, or a field's rank-local values, shape ``(n_owned, ...)``.
+            A number, shape ``()``; observed values in their shape, the same on every rank; or a
+            field's rank-local values, shape ``(n_owned, ...)``.
 
         Raises
         ------

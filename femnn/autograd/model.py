@@ -26,6 +26,7 @@ from femnn.autograd.values import (
 from femnn.evaluation.parameters import ParameterVector
 from femnn.parallel import raise_on_all_ranks, same_on_ranks
 from femnn.tape.model import largest_comm, values_behind
+from femnn.tape.vector import Vector
 from femnn.tape.weights import Weights
 
 
@@ -117,10 +118,10 @@ class TapeModel:
                 )
             self._check_field(control, "control")
         functional = self.Jhat.functional
-        if not isinstance(functional, (AdjFloat, *FIELDS)):
+        if not isinstance(functional, (AdjFloat, Vector, *FIELDS)):
             raise TypeError(
-                f"PDELayer: the functional is a {type(functional).__name__}, wanted a number, a "
-                "Function or a Cofunction."
+                f"PDELayer: the functional is a {type(functional).__name__}, wanted a number, "
+                "values at stations, a Function or a Cofunction."
             )
         self._check_field(functional, "result")
 
@@ -162,4 +163,8 @@ class TapeModel:
             factor = float(cotangent)
             self._check_ranks(np.float64(factor).tobytes(), "the factors of the loss")
             return factor
+        if isinstance(functional, Vector):
+            factors = numpy_of(cotangent)
+            self._check_ranks(factors.tobytes(), "the gradients of the loss for the values")
+            return functional.like(factors)
         return field_on(functional.function_space().dual(), numpy_of(cotangent))

@@ -104,6 +104,17 @@ class InputScaling(Configured, nn.Module):
         return {"ranges": self.ranges, "dtype": name_of(self.centre.dtype)}
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map ``(points, inputs)`` to the same shape.
+
+        Raises
+        ------
+        ValueError
+            If there is not one input for each range.
+        """
+        if x.shape[-1] != len(self.centre):  # one input would be taken for all
+            raise ValueError(
+                f"InputScaling: got {x.shape[-1]} inputs for {len(self.centre)} input ranges."
+            )
         return (x - self.centre) / self.half_width
 
 

@@ -347,12 +347,52 @@ def test_an_assembled_residual_as_the_result():
     )
 
 
+@pytest.mark.parallel([1, 2, 3])
+def test_values_at_stations_as_the_result():
+    """In the user's order, the same on every rank, with the gradients of a misfit on the tape."""
+    _, u, kappa, _, c = recorded()
+    places = [(0.3, 0.8), (0.7, 0.1), (0.2, 0.2)]
+    stations = femnn.Stations(u.function_space().mesh(), places)
+    wanted = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    continue_annotation()
+    values = stations(u)
+    J = femnn.Observations(stations, wanted.numpy(), std=0.5).misfit(u)
+    pause_annotation()
+    controls = [Control(kappa.weights), Control(c)]
+    layer = femnn.PDELayer(ReducedFunctional(values, controls))
+    samples = torch.tensor([[1.0, 2.0], [1.5, 0.0]], dtype=torch.float64, requires_grad=True)
+    found = torch.vmap(layer)(samples)
+    np.testing.assert_allclose(found[0].detach(), values, rtol=1e-10)
+    loss = ((found - wanted) / 0.5).square().sum() / 2
+    loss.backward()
+    Jhat, expected, weights = ReducedFunctional(J, controls), 0.0, 0.0
+    for sample, gradient in zip(samples.detach().numpy(), samples.grad.numpy(), strict=True):
+        expected += Jhat([kappa.weights.like(kappa.weights.vector), Constant(sample)])
+        of_weights, of_c = Jhat.derivative()
+        weights = weights + of_weights.vector
+        np.testing.assert_allclose(gradient, of_c.dat.data_ro, rtol=1e-8)
+    assert loss.item() == pytest.approx(expected, rel=1e-10)
+    together = np.concatenate([p.grad.numpy().ravel() for p in layer.parameters()])
+    np.testing.assert_allclose(together, weights, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parallel([2, 3])
+def test_losses_of_values_at_stations_that_differ_between_ranks_are_an_error():
+    _, u, kappa, _, _ = recorded()
+    continue_annotation()
+    values = femnn.Stations(u.function_space().mesh(), [(0.3, 0.8), (0.7, 0.1)])(u)
+    pause_annotation()
+    layer = femnn.PDELayer(ReducedFunctional(values, Control(kappa.weights)))
+    with pytest.raises(RuntimeError, match="gradients of the loss for the values differ"):
+        (layer() * (1 + COMM_WORLD.rank)).sum().backward()
+
+
 def test_results_of_another_kind_are_refused():
     weights = femnn.Weights.of(femnn.MLP(1, 3, 1))
     continue_annotation()
     value = 2.0 * weights
     pause_annotation()
-    with pytest.raises(TypeError, match="functional is a Weights, wanted a number, a Function or"):
+    with pytest.raises(TypeError, match="functional is a Weights, wanted a number, values at"):
         femnn.PDELayer(ReducedFunctional(value, Control(weights)))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from femnn import MLP, Gradient, InputScaling
+from femnn import MLP, ConvexMLP, Gradient, InputScaling, MonotoneMLP, evaluate
 from femnn.networks.mlp import ACTIVATIONS, Output, initialise
 
 
@@ -144,6 +144,16 @@ def test_input_scaling_maps_ranges_to_minus_one_and_one():
     expected = [[-1, -1], [1, 1], [0, 0], [-0.5, 1]]
     assert scaling(x).tolist() == expected
     assert not list(scaling.parameters())
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("kind", [MLP, ConvexMLP, MonotoneMLP])
+def test_other_numbers_of_inputs_are_not_spread_over_the_ranges(n, kind):
+    net = kind(2, 4, 2, input_range=(0, 1))
+    with pytest.raises(ValueError, match=f"got {n} inputs for 2 input ranges"):
+        net(torch.zeros(5, n, dtype=torch.float64))
+    with pytest.raises(ValueError, match=f"got {n} arrays.*does not take the {n} inputs"):
+        evaluate(net, *np.zeros((n, 5)))
 
 
 def test_input_range_of_a_network_is_that_scaling_first():
