@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from femnn.evaluation.batches import Sweep, batch_size
 from femnn.evaluation.derivatives import along_directions, input_derivatives
 from femnn.evaluation.parameters import ParameterVector
-from femnn.evaluation.probe import Probe, check_module, to_numpy
+from femnn.evaluation.probe import Probe, check_module
 from femnn.evaluation.threads import threads_for, torch_threads
-
-# Two to three times faster than one batch for networks of usual width (see benchmarks/).
-DEFAULT_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,15 @@ class PointEvaluator:
     n_inputs
         Number of inputs of each point.
     chunk_size
-        Number of points that are evaluated together.
+        Number of points that are evaluated together; by default as many as suit the device.
 
     Attributes
     ----------
+    chunk_size : int or None
+        The same.
+    moves : int
+        How many arrays were moved to the module's device and back: for each sweep one for each
+        array that goes in or comes out, and none on a processor.
     parameters : ParameterVector
         The module's trainable parameters as one vector.
     n_outputs : int
@@ -85,11 +88,12 @@ class PointEvaluator:
         check_module(net)
         self.net = net
         self.n_inputs = n_inputs
-        self.chunk_size = DEFAULT_CHUNK if chunk_size is None else int(chunk_size)
-        if self.chunk_size < 1:
+        self.chunk_size = None if chunk_size is None else int(chunk_size)
+        if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"chunk_size={chunk_size}: wanted a positive number of points.")
         self.parameters = ParameterVector(net.parameters())
         self.sweeps = {"value": 0, "derivative": 0, "vjp": 0, "variation": 0}
+        self.moves = 0
         self.threads = threads_for(sum(p.numel() for p in net.parameters()))
         self._probe = Probe(net, n_inputs, self.parameters)
         self.n_outputs = self._probe.n_outputs
@@ -108,16 +112,19 @@ class PointEvaluator:
         return self._probe.version()
 
     @contextmanager
-    def _loaded(
+    def _sweep(
         self, weights: np.ndarray | None, trainable: bool, graph: bool = True
-    ) -> Iterator[list[Tensor]]:
+    ) -> Iterator[tuple[Sweep, list[Tensor]]]:
         """One pass of points, at these weights."""
+        size = self.chunk_size or batch_size(self.net, self.parameters.device)
+        sweep = Sweep(self.parameters, size)
         with (
             torch_threads(self.threads),
             self.parameters.loaded(weights, trainable) as tensors,
             torch.set_grad_enabled(graph),
         ):
-            yield tensors
+            yield sweep, tensors
+        self.moves += sweep.moves
 
     def value(self, x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Values of the module.
@@ -141,11 +148,11 @@ class PointEvaluator:
         return values
 
     def _values(self, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-        values = np.empty((len(x), self.n_outputs))
-        with self._loaded(weights, trainable=False, graph=False):
-            for rows, points in self._chunks(x):
-                values[rows] = to_numpy(self.net(points))
-        return values
+        with self._sweep(weights, trainable=False, graph=False) as (sweep, _):
+            values = sweep.results(len(x), self.n_outputs)
+            for rows, points in sweep.batches(x):
+                values[rows] = self.net(points)
+            return sweep.back(values)
 
     def value_and_derivative(
         self, x: np.ndarray, weights: np.ndarray | None = None
@@ -173,16 +180,16 @@ class PointEvaluator:
     def _derivatives(
         self, x: np.ndarray, weights: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        values = np.empty((len(x), self.n_outputs))
-        derivative = np.empty((len(x), self.n_outputs, self.n_inputs))
-        with self._loaded(weights, trainable=False):
-            for rows, points in self._chunks(x):
+        with self._sweep(weights, trainable=False) as (sweep, _):
+            values = sweep.results(len(x), self.n_outputs)
+            derivative = sweep.results(len(x), self.n_outputs, self.n_inputs)
+            for rows, points in sweep.batches(x):
                 points.requires_grad_(True)
                 outputs = self.net(points)
-                values[rows] = to_numpy(outputs)
+                values[rows] = outputs.detach()
                 for j, slope in enumerate(input_derivatives(outputs, points)):
-                    derivative[rows, j] = to_numpy(slope)
-        return values, derivative
+                    derivative[rows, j] = slope.detach()
+            return sweep.back(values), sweep.back(derivative)
 
     def weight_vjp(
         self, x: np.ndarray, cotangent: np.ndarray, weights: np.ndarray | None = None
@@ -218,21 +225,22 @@ class PointEvaluator:
         """
         self.sweeps["vjp"] += 1
         total = self.parameters.zero_gradient()
-        inputs = np.zeros((len(x), self.n_inputs))
-        with self._loaded(weights, trainable=of_weights) as tensors:
+        with self._sweep(weights, trainable=of_weights) as (sweep, tensors):
+            inputs, seeds = sweep.results(len(x), self.n_inputs), sweep.there(cotangent)
             wanted = tensors if of_weights else []
-            for rows, points in self._chunks(x):
+            for rows, points in sweep.batches(x):
                 places = [*wanted, points.requires_grad_(True)] if of_inputs else wanted
                 outputs = self.net(points)
                 if not (places and outputs.requires_grad):
                     break
-                seed = self.parameters.to_torch(cotangent[rows])
-                grads = torch.autograd.grad(outputs, places, seed, allow_unused=True)
+                grads = torch.autograd.grad(outputs, places, seeds[rows], allow_unused=True)
                 if of_weights:
                     _accumulate(total, grads[: len(tensors)])
                 if of_inputs and grads[-1] is not None:
-                    inputs[rows] = to_numpy(grads[-1])
-        return inputs, self.parameters.flatten(total)
+                    inputs[rows] = grads[-1]
+            # Without a move for what nobody asks for.
+            of_points = sweep.back(inputs) if of_inputs else np.zeros(inputs.shape)
+            return of_points, self.parameters.flatten(total)
 
     def variation(
         self,
@@ -274,27 +282,33 @@ class PointEvaluator:
         of_slope: bool,
         cotangent: np.ndarray | None,
     ) -> Variation:
-        values = np.empty((len(x), self.n_outputs))
-        slope = np.empty((len(x), self.n_outputs, self.n_inputs)) if of_slope else None
         total = self.parameters.zero_gradient()
-        inputs = np.zeros((len(x), self.n_inputs))
-        with self._loaded(weights, trainable=True) as tensors:
-            for rows, points, change in self._changes(x, x_dot, weights_dot, tensors):
-                values[rows] = to_numpy(change)
+        with self._sweep(weights, trainable=True) as (sweep, tensors):
+            values, inputs = (sweep.results(len(x), n) for n in (self.n_outputs, self.n_inputs))
+            slope = sweep.results(len(x), self.n_outputs, self.n_inputs) if of_slope else None
+            seeds = None if cotangent is None else sweep.there(cotangent)
+            for rows, points, change in self._changes(sweep, x, x_dot, weights_dot, tensors):
+                values[rows] = change.detach()
                 if slope is not None:
-                    slopes = input_derivatives(change, points, keep_graph=cotangent is not None)
+                    slopes = input_derivatives(change, points, keep_graph=seeds is not None)
                     for j, slope_j in enumerate(slopes):
-                        slope[rows, j] = to_numpy(slope_j)
-                if cotangent is not None and change.requires_grad:
-                    seed, places = self.parameters.to_torch(cotangent[rows]), [*tensors, points]
-                    grads = torch.autograd.grad(change, places, seed, allow_unused=True)
+                        slope[rows, j] = slope_j.detach()
+                if seeds is not None and change.requires_grad:
+                    places = [*tensors, points]
+                    grads = torch.autograd.grad(change, places, seeds[rows], allow_unused=True)
                     _accumulate(total, grads[: len(tensors)])
                     if grads[-1] is not None:
-                        inputs[rows] = to_numpy(grads[-1])
-        return Variation(values, slope, inputs, self.parameters.flatten(total))
+                        inputs[rows] = grads[-1]
+            return Variation(
+                sweep.back(values),
+                None if slope is None else sweep.back(slope),
+                np.zeros(inputs.shape) if seeds is None else sweep.back(inputs),
+                self.parameters.flatten(total),
+            )
 
     def _changes(
         self,
+        sweep: Sweep,
         x: np.ndarray,
         x_dot: np.ndarray | None,
         weights_dot: np.ndarray | None,
@@ -303,15 +317,11 @@ class PointEvaluator:
         """Each chunk's rows, its points, and its outputs' change along the direction."""
         w_dot = self.parameters.split(weights_dot)
         of_weights = [] if w_dot is None else list(zip(tensors, w_dot, strict=True))
-        for rows, points in self._chunks(x):
+        moving = None if x_dot is None else sweep.there(x_dot)
+        for rows, points in sweep.batches(x):
             points.requires_grad_(True)
-            of_points = [] if x_dot is None else [(points, self.parameters.to_torch(x_dot[rows]))]
+            of_points = [] if moving is None else [(points, moving[rows])]
             yield rows, points, along_directions(self.net(points), of_points + of_weights)
-
-    def _chunks(self, x: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
-        for start in range(0, len(x), self.chunk_size):
-            rows = slice(start, start + self.chunk_size)
-            yield rows, self.parameters.to_torch(x[rows])
 
 
 def _accumulate(total: list[Tensor], grads: Sequence[Tensor | None]) -> None:

@@ -44,7 +44,10 @@ class ParameterVector:
         contiguous = np.ascontiguousarray(array)
         if not contiguous.flags.writeable:
             contiguous = contiguous.copy()
-        return torch.from_numpy(contiguous).to(self.device, self.dtype)
+        tensor = torch.from_numpy(contiguous)
+        if self.device.type == "cuda":  # from pinned memory, while the host goes on
+            return tensor.pin_memory().to(self.device, non_blocking=True).to(self.dtype)
+        return tensor.to(self.device, self.dtype)
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -70,8 +73,9 @@ class ParameterVector:
         """Join tensors in the parameters' shapes into one float64 vector."""
         if not tensors:
             return np.zeros(0)
-        flat = torch.cat([t.reshape(-1).to("cpu", torch.float64) for t in tensors])
-        return flat.numpy()
+        device = tensors[0].device  # joined there, so that one array is moved
+        flat = torch.cat([t.reshape(-1).to(device, torch.float64) for t in tensors])
+        return flat.cpu().numpy()
 
     @contextmanager
     def loaded(self, vector: np.ndarray | None, trainable: bool) -> Iterator[list[Tensor]]:
@@ -104,7 +108,7 @@ class ParameterVector:
                 f"got a weight vector of shape {vector.shape} for a network with {len(self)} "
                 f"trainable weights: wanted shape ({len(self)},)."
             )
-        flat = torch.tensor(vector)
+        flat = torch.tensor(vector).to(self.device)
         pieces = torch.split(flat, self.sizes)
         return [
             piece.reshape(p.shape).to(p.device, p.dtype)

@@ -27,10 +27,19 @@ def threads_for(n_weights: int) -> int:
 def cores_of_rank() -> int:
     """The process's share of the cores it may use, by what its launcher says of its node."""
     cores = len(os.sched_getaffinity(0))
-    local = next((os.environ[name] for name in _LOCAL_RANKS if name in os.environ), "1")
     # Ranks that are bound to cores see only their own.
     bound = cores < (os.cpu_count() or cores)
-    return cores if bound or not local.isdecimal() else max(1, cores // max(1, int(local)))
+    return cores if bound else max(1, cores // local_ranks())
+
+
+def local_ranks() -> int:
+    """The number of processes on this node, by what the launcher says of it; 1 if it says nothing.
+
+    Slurm's ``2(x3)`` counts as 2.
+    """
+    local = next((os.environ[name] for name in _LOCAL_RANKS if name in os.environ), "1")
+    digits = local.split("(")[0].split(",")[0]
+    return max(1, int(digits)) if digits.isdecimal() else 1
 
 
 _LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_TASKS_PER_NODE")

@@ -1,10 +1,15 @@
 """The benchmarks' problems at a small size: gradients, not times."""
 
+import json
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 from checkpoint_schedules import Revolve
 
-from benchmarks import coverage, derivatives, memory, mosaic, training
+from benchmarks import coverage, derivatives, gpu, memory, mosaic, training
 from benchmarks.methods import WithFemnn
 from benchmarks.posterior import checkerboard, heat, subsurface
 from benchmarks.problem import network, other_weights
@@ -125,3 +130,33 @@ def test_laws_of_the_coverage_are_found(name):
     _, row, _ = coverage.Draws(case, rounds=2).fitted(0)
     assert row["error"] < 0.15
     assert row["inside"] == sorted(row["inside"])
+
+
+def test_rates_at_points_need_no_firedrake(capsys):
+    """The processor's rates; those of a device stand beside them where there is one."""
+    found = gpu.measure(1, widths=(8,), n=5000)
+    rows = found["cpu"]["rows"]
+    assert [row["sweep"] for row in rows] == list(gpu.WORK)
+    assert all(row["points"] > 0 and row["roofline"] > 0 for row in rows)
+    assert rows[0]["weights"] == 3 * 8 + 9 * 8 + 9
+    gpu.report(found)
+    assert "cpu" in capsys.readouterr().out
+
+
+def test_the_command_runs_where_only_torch_is(tmp_path):
+    """As on a machine that is lent for its accelerator."""
+    code = f"""
+        import sys
+        from importlib import util
+
+        known = util.find_spec
+        util.find_spec = lambda name, *a: None if name == "firedrake" else known(name, *a)
+        sys.argv = ["benchmarks", "--repeats", "1", "--output", {str(tmp_path)!r}]
+        from benchmarks import gpu
+        gpu.WIDTHS, gpu.POINTS["cpu"] = (8,), 2000
+        import runpy
+        runpy.run_module("benchmarks", run_name="__main__")
+        assert not {{"firedrake", "pyadjoint", "mpi4py"}} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    assert list(json.loads((tmp_path / "results.json").read_text())) == ["gpu"]

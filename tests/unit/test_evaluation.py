@@ -10,6 +10,7 @@ import torch
 from torch.func import functional_call, jvp
 
 from femnn.evaluation import threads
+from femnn.evaluation.batches import batch_size
 from femnn.evaluation.evaluator import PointEvaluator, total_inputs
 from femnn.evaluation.jacobian import weight_jacobian
 from femnn.evaluation.parameters import ParameterVector
@@ -469,6 +470,32 @@ def test_cores_are_shared_by_the_ranks_of_a_node(monkeypatch):
     assert threads.cores_of_rank() == 16, "the launcher has bound this rank to cores of its own"
 
 
+def test_ranks_of_a_node_as_launchers_say(monkeypatch):
+    for name in threads._LOCAL_RANKS:
+        monkeypatch.delenv(name, raising=False)
+    assert threads.local_ranks() == 1
+    for said, wanted in (("4", 4), ("2(x3)", 2), ("8(x2),3", 8), ("0", 1), ("many", 1)):
+        monkeypatch.setenv("SLURM_TASKS_PER_NODE", said)
+        assert threads.local_ranks() == wanted
+
+
+def test_a_batch_suits_the_device(monkeypatch):
+    """An accelerator takes what its free memory takes, divided among its ranks."""
+    small, large = MLP(2, 4, 1), MLP(2, 2000, 2000, 1)
+    assert batch_size(small, torch.device("cpu")) == 4096
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 2**30, 16 * 2**30))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "1")
+    device = torch.device("cuda", 0)
+    assert batch_size(small, device) == 2**20
+    alone = batch_size(large, device)
+    assert 8 * 4001 * alone < 2**30
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "2")
+    assert batch_size(large, device) == pytest.approx(max(alone / 2, 4096), abs=1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert batch_size(large, device) == alone
+
+
 @pytest.mark.parametrize("thing", [lambda x: x, "net", None, np.ones((2, 1))])
 def test_only_modules_are_taken(thing):
     with pytest.raises(TypeError, match=r"must be a torch.nn.Module, not .*: wrap a function"):
@@ -535,6 +562,7 @@ def test_module_on_a_gpu(dtype):
             assert isinstance(got, np.ndarray)
             assert np.allclose(got, want, rtol=tolerance, atol=tolerance)
     assert {p.device.type for p in device.parameters()} == {"cuda"}
+    assert (a.moves, b.moves) == (0, 2 * (3 + 3)), "each array once, whatever the batches"
 
 
 @pytest.mark.parametrize("kind", ["plain", "gradient", "unrelated", "nothing"])
