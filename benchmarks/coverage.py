@@ -28,7 +28,7 @@ class Draws:
     """
 
     def __init__(self, case, path=None, **settings):
-        self.case, self.path, self.settings = case, path, {"rounds": 10, **settings}
+        self.case, self.path, self.settings = case, path, {"rounds": case.rounds, **settings}
 
     def run(self, n):
         start, rows = None, []

@@ -18,10 +18,12 @@ class Case:
     """A law to be learned, with data without noise.
 
     Subclasses set ``stations``, ``clean``, ``times`` and the law's ``inputs`` in the visited range
-    with its ``known`` values, and write ``observed``, which runs the model.
+    with its ``known`` values, and write ``observed``, which runs the model.  ``rounds`` of the
+    evidence are enough, beginning with another draw's law.
     """
 
     times: Any = None
+    rounds = 6
 
     def __init__(self, net, refined=True):
         self.net, self.fresh = net, femnn.Weights.of(net).vector.copy()
@@ -56,6 +58,8 @@ def law_of_u(u, exp=exp):
 
 class OfU(Case):
     """``-div(kappa(u) grad u) = 2.6``, as in ``demos/law_with_band.py``."""
+
+    rounds = 10
 
     def __init__(self, cells=12, n_stations=400, width=10, below=None, refined=True):
         net = femnn.MLP(
