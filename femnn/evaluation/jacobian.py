@@ -50,7 +50,7 @@ def weight_jacobian(
 def _at_points(evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     try:
         return _in_batches(evaluator, x, weights)
-    except RuntimeError:  # torch.func takes no module that differentiates itself, as Gradient does
+    except RuntimeError:  # torch.func does not take all modules that differentiate themselves
         return _by_directions(evaluator, x, weights)
 
 

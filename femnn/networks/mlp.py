@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import debug_unwrap, vjp
 
 from femnn.networks.config import Configured, generator_of, name_of
 from femnn.networks.inputs import Bounds, InputScaling, as_ranges
@@ -198,21 +199,13 @@ class Gradient(Configured, nn.Module):
         ValueError
             If the module has more than one output.
         """
-        keep_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().requires_grad_(True)
-            y = self.net(x)
-            if y.shape[1:] != (1,):
-                raise ValueError(
-                    f"Gradient: the module must have one output, it gave {tuple(y.shape)} "
-                    f"for input {tuple(x.shape)}."
-                )
-            if not y.requires_grad:
-                return torch.zeros_like(x)
-            (slope,) = torch.autograd.grad(
-                y.sum(), x, create_graph=keep_graph, materialize_grads=True
+        y, slopes = _with_slopes(self.net, x)
+        if y.shape[1:] != (1,):
+            raise ValueError(
+                f"Gradient: the module must have one output, it gave {tuple(y.shape)} "
+                f"for input {tuple(x.shape)}."
             )
-        return slope
+        return slopes[0]
 
 
 class Jacobian(Configured, nn.Module):
@@ -237,20 +230,27 @@ class Jacobian(Configured, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(points, inputs)`` to ``(points, outputs * inputs)``, row by row."""
-        keep_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().requires_grad_(True)
-            y = self.net(x)
-            if not y.requires_grad:
-                return x.new_zeros(len(x), y.shape[1] * x.shape[1])
-            rows = [
-                torch.autograd.grad(
-                    column.sum(), x, create_graph=keep_graph, retain_graph=True, allow_unused=True
-                )[0]
-                for column in y.unbind(1)
-            ]
-        zero = torch.zeros_like(x)
-        return torch.cat([zero if row is None else row for row in rows], 1)
+        return torch.cat(_with_slopes(self.net, x)[1], 1)
+
+
+def _with_slopes(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Values at points, and the derivatives of each output with respect to its point."""
+    if debug_unwrap(x) is not x:  # torch.func's transforms take derivatives by their own kind only
+        y, product = vjp(net, x)[:2]
+        return y, [product(one.expand_as(y))[0] for one in torch.eye(y.shape[1]).to(y)]
+    keep_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_(True)
+        y = net(x)
+        if not y.requires_grad:
+            return y, [torch.zeros_like(x) for _ in range(y.shape[1])]
+        rows = [
+            torch.autograd.grad(
+                column.sum(), x, create_graph=keep_graph, retain_graph=True, allow_unused=True
+            )[0]
+            for column in y.unbind(1)
+        ]
+    return y, [torch.zeros_like(x) if row is None else row for row in rows]
 
 
 def softplus(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from femnn.evaluation.batches import batch_size
 from femnn.evaluation.evaluator import PointEvaluator, total_inputs
 from femnn.evaluation.jacobian import weight_jacobian
 from femnn.evaluation.parameters import ParameterVector
-from femnn.networks.mlp import MLP, Gradient
+from femnn.networks.mlp import MLP, Gradient, Jacobian
 
 RNG = np.random.default_rng(0)
 
@@ -565,14 +565,34 @@ def test_module_on_a_gpu(dtype):
     assert (a.moves, b.moves) == (0, 2 * (3 + 3)), "each array once, whatever the batches"
 
 
-@pytest.mark.parametrize("kind", ["plain", "gradient", "unrelated", "nothing"])
+class Slope(torch.nn.Module):
+    """A user's own derivative of a network, by autograd."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = MLP(2, 4, 1)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_(True)
+            return torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
+
+
+KINDS = ["plain", "gradient", "jacobian", "twice", "own slope", "unrelated", "nothing"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_derivatives_for_all_weights(kind):
     """Each row's product with a cotangent is the vector-Jacobian product."""
     nets = {"plain": MLP(2, 4, 2), "unrelated": Unrelated(), "nothing": Law()}
-    net = nets.get(kind) or Gradient(MLP(2, 4, 1))
+    nets["gradient"], nets["jacobian"] = Gradient(MLP(2, 4, 1)), Jacobian(MLP(2, 4, 3))
+    nets["twice"], nets["own slope"] = Jacobian(Gradient(MLP(2, 4, 1))), Slope()
+    net = nets[kind]
     evaluator, x = PointEvaluator(net, 2), RNG.normal(size=(5, 2))
     weights = evaluator.parameters.read() + 0.1
     jacobian = weight_jacobian(evaluator, x, weights)
+    one_by_one = evaluator.sweeps["variation"]
+    assert one_by_one == (len(weights) if kind == "own slope" else 0)
     assert jacobian.shape == (5, evaluator.n_outputs, len(weights))
     cotangent = RNG.normal(size=(5, evaluator.n_outputs))
     expected = evaluator.weight_vjp(x, cotangent, weights)
