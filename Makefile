@@ -1,5 +1,5 @@
 # Every target sets up what it needs. Variables: PYTHON (3.11 or newer), FEMNN_ENV (where the
-# environment lies), RANKS, PYTEST_ARGS, DEMO, STUDY, STUDY_ARGS, REPRODUCE, FUZZ, FUZZ_RANKS.
+# environment lies), RANKS, PYTEST_ARGS, DEMO, STUDY, STUDY_ARGS, REPRODUCE, GALLERY, FUZZ, FUZZ_RANKS.
 PYTHON ?= python3
 RANKS ?= 2 3
 PYTEST_ARGS ?= -n 2 --dist worksteal
@@ -7,6 +7,7 @@ DEMO ?= nonlinear_poisson
 STUDY ?= nonlinear_poisson
 STUDY_ARGS ?=
 REPRODUCE ?=
+GALLERY ?=
 FUZZ ?=
 FUZZ_RANKS ?= 1
 OUTPUT ?= output
@@ -22,7 +23,7 @@ ENV = $(shell $(INSTALL) path)
 RUN = PYTHONPATH="$(CURDIR)" "$(ENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-path demo study reproduce test docs bench fuzz lint doctor clean
+.PHONY: help env env-path demo study reproduce test docs gallery bench fuzz lint doctor clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +51,9 @@ docs: env ## Build the documentation's site into output/docs; all its code is ru
 	@PETSC_OPTIONS="-options_left no" PYTHONPATH="$(CURDIR):$(ENV)/docs-packages" "$(ENV)/bin/python" -m sphinx --fail-on-warning \
 	    --quiet --doctree-dir "$(OUTPUT)/docs-work/doctrees" docs "$(OUTPUT)/docs"
 	@echo "Open $(OUTPUT)/docs/index.html"
+
+gallery: env ## Draw the studies' figures for the documentation anew (GALLERY="soil tissue" picks; 15 min)
+	@$(RUN) -m docs.site.gallery $(GALLERY)
 
 fuzz: env ## Draw problems, compare with the network in UFL (FUZZ="--minutes 60", FUZZ_RANKS=2)
 	@PYOP2_CFLAGS=-O0 PYTHONPATH="$(CURDIR)" mpiexec -n $(FUZZ_RANKS) "$(ENV)/bin/python" -m tests.fuzz $(FUZZ)

@@ -70,7 +70,7 @@ errors = {
 }
 ax = femnn.plot_law(again, visited=(lower, upper), truth=truth)
 ax.plot(*table[::10].T, "k.", label="every tenth row of the table")
-ax.legend()
+ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 ax.set(xlabel="u (dimensionless)", ylabel=r"$\kappa(u)$ (dimensionless)")
 femnn.save_results(OUTPUT, errors, figure=ax)
 PETSc.Sys.Print(", ".join(f"error of the {name}: {error:.1e}" for name, error in errors.items()))

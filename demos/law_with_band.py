@@ -61,7 +61,7 @@ ax = femnn.plot_law(
     truth=lambda u: truth(u, np.exp),
     band=lambda u: posterior.law(kappa, u).interval(0.9),
 )
-ax.set(xlabel="u (dimensionless)", ylabel=r"$\kappa(u)$ (dimensionless)")
+ax.set(xlabel="u (dimensionless)", ylabel=r"$\kappa(u)$ with its 90 % band (dimensionless)")
 numbers = {"law_error": error, "coverage of 90%": coverage, "noise": float(noise)}
 numbers |= {"effective_parameters": posterior.effective_parameters}
 femnn.save_results("output/law_with_band", numbers, figure=ax, networks={"kappa": net}, fields=u)

@@ -67,6 +67,9 @@ for ax, (name, truth), seen in zip(axes, truths.items(), ranges, strict=True):
     difference = femnn.evaluate(nets[name], line) - truth(line)
     numbers[name] = np.linalg.norm(difference) / np.linalg.norm(truth(line))
     femnn.plot_law(nets[name], visited=seen, truth=truth, ax=ax)
-    ax.set(xlabel={"k": "h", "theta": "share of clay"}[name], ylabel=name)
+    ax.set(
+        xlabel={"k": "h (dimensionless)", "theta": "share of clay"}[name],
+        ylabel=f"{name} (dimensionless)",
+    )
 femnn.save_results("output/sites", numbers, figure=figure, networks=nets)
 PETSc.Sys.Print("relative L2 errors: k {k:.2%}, theta {theta:.2%}".format(**numbers))

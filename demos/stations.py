@@ -69,7 +69,7 @@ line = np.linspace(0, np.nanmax(readings), 500)
 law_error = np.linalg.norm(femnn.evaluate(net, line) - truth(line)) / np.linalg.norm(truth(line))
 numbers = {"law_error": law_error, "rmse": seen.scores(observe.model)["rmse", "all"]}
 numbers |= {f"{name}, held out": scores[name, "all"] for name in scores}
-ax = femnn.plot_observations(unseen, test.model)
+ax = femnn.plot_observations(unseen, test.model, time_unit="d")
 femnn.save_results("output/stations", numbers, figure=ax, networks={"k": net})
 PETSc.Sys.Print(scores)
 PETSc.Sys.Print(f"k(u), relative L2 error over the range of u: {law_error:.2%}")

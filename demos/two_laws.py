@@ -74,6 +74,6 @@ for name, is_measured in {"temperatures": False, "and power": True}.items():
         ax.fill_between(line, *found.interval(0.9), color=drawn.get_color(), alpha=0.25)
         ax.plot(line, true, "k--", label="truth" if is_measured else None)
         ax.set(xlabel="T (dimensionless)", ylabel=f"{law}(T) (dimensionless)")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 femnn.save_results("output/two_laws", numbers, figure=figure, networks=nets)
 PETSc.Sys.Print("\n".join(f"{name}: {value:.2%}" for name, value in numbers.items()))

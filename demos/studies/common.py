@@ -107,6 +107,13 @@ def write_results(
         print(f"Figure, numbers, fields and networks: {folder}", flush=True)
 
 
+def legend(panel: plt.Axes, meanings: dict[str, dict], ncols: int = 2) -> None:
+    """Say above a panel, each once, what its colours and styles mean, by properties of a line."""
+    lines = [plt.Line2D([], [], **{"color": "0.3", **style}) for style in meanings.values()]
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}
+    panel.legend(lines, list(meanings), ncols=ncols, fontsize=9, **place)
+
+
 class Stopwatch:
     """Seconds since it was made."""
 

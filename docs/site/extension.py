@@ -6,7 +6,7 @@ from typing import Any
 
 from sphinx.errors import ExtensionError
 
-from docs.site import pages
+from docs.site import gallery, pages
 from docs.site.notebook import notebook
 
 
@@ -20,6 +20,10 @@ def setup(app: Any) -> dict[str, Any]:
 def read(app: Any, name: str, content: list[str]) -> None:
     """Run a page, and put printed text and figures after each block that is seen."""
     page = Path(app.env.doc2path(name))
+    if name == "gallery":
+        folder = Path(app.doctreedir).parent / "gallery"
+        content[0] = gallery.with_figures(content[0], folder, page.parent)
+        return
     if page.suffix != ".md" or not pages.blocks(content[0]):
         return
     folder = Path(app.doctreedir).parent / "runs" / name

@@ -63,7 +63,7 @@ def run(text: str, name: str, folder: Path) -> list[Output]:
     names: dict[str, Any] = {"__name__": "__main__"}
     outputs = []
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         for i, block in enumerate(blocks(text)):
             code = compile("\n" * (block.line - 1) + block.code, name, "exec")
             with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -73,7 +73,8 @@ def run(text: str, name: str, folder: Path) -> list[Output]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
+    """Work in a folder, with a tape of one's own; leave no figure and no annotation behind."""
     from firedrake.adjoint import Tape, pause_annotation, set_working_tape
     from matplotlib import pyplot
 

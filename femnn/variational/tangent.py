@@ -89,7 +89,7 @@ class TangentSolves:
             self._clear(solution)
             return
         held = self.state.bounds.version if self.state.bounds.given else None
-        if transposed in self._own and self._held[transposed] == held:
+        if transposed in self._own and self._held.get(transposed) == held:
             self._solve_own(right_side, solution, transposed)
         else:
             self._solve_anew(right_side, solution, transposed)

@@ -18,6 +18,8 @@ PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.r
 # Sizes to run with; the checks in the pages hold with these too.
 SIZES = {
     "guides/how_do_i.md": {},
+    "guides/scaling.md": {"CELLS": 10, "ITERATIONS": 40},
+    "guides/solvers.md": {"CELLS": 8},
     "posterior.md": {},
     "regularisation.md": {},
     "time.md": {"N": 6, "end": 0.2},

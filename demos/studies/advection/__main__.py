@@ -121,7 +121,8 @@ def _draw_fields(figure: plt.Figure, panels: Sequence, shown: list[np.ndarray]) 
         panel.set(aspect="equal", title=titles[k], xlabel="x", xticks=(0, 1), yticks=(0, 1))
         panel.grid(False)
         if k >= 2:
-            figure.colorbar(image, ax=panel, shrink=0.8, ticks=levels[::5], format="%.2g")
+            bar = figure.colorbar(image, ax=panel, shrink=0.8, ticks=levels[::5], format="%.2g")
+            bar.set_label("u" if k == 2 else "error of u")
 
 
 @dataclass

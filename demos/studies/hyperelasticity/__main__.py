@@ -122,26 +122,30 @@ def true_energy(x: torch.Tensor) -> torch.Tensor:
 def draw(nets: dict, runs: dict, states: np.ndarray, paths: dict) -> plt.Figure:
     """Stresses on the paths, the states that the sheet visits, Newton's convergence."""
     figure, (law, range_, newton) = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
-    entries = {"uniaxial": 0, "shear": 1, "biaxial": 0}
+    entries, styles = (
+        {"uniaxial": 0, "shear": 1, "biaxial": 0},
+        dict(zip(nets, ("-", "--"), strict=True)),
+    )
+    meanings = {"truth": {"linewidth": 5, "alpha": 0.3}}
+    meanings |= {f"learned, {run}": {"linestyle": style} for run, style in styles.items()}
     for color, (name, F) in zip(("C0", "C1", "C2"), paths.items(), strict=True):
-        amount = np.abs(F - [1, 0, 0, 1]).max(1)
-        label = f"{name}, P{'12' if name == 'shear' else '11'}"
-        exact = stress(true_energy, F)[:, entries[name]]
-        law.plot(amount, exact, color, linewidth=5, alpha=0.3, label=label + ", truth")
-        for run, style in zip(nets, ("-", "--"), strict=True):
-            label = f"learned, {run}: error {100 * runs[run][name + '_error']:.2g} %"
-            law.plot(amount, stress(nets[run], F)[:, entries[name]], color + style, label=label)
+        amount, entry = np.abs(F - [1, 0, 0, 1]).max(1), entries[name]
+        law.plot(amount, stress(true_energy, F)[:, entry], color, **meanings["truth"])
+        for run, style in styles.items():
+            law.plot(amount, stress(nets[run], F)[:, entry], color + style)
+        errors = " and ".join(f"{100 * runs[run][name + '_error']:.2g} %" for run in nets)
+        meanings[f"{name}, P1{entry + 1}: {errors} off"] = {"color": color}
         I1, _, J = invariants(*F.T)
         range_.plot(I1, J, color, linewidth=2, label=name)
     law.set(xlabel="stretch - 1, or shear (dimensionless)", ylabel="stress (dimensionless)")
-    law.legend(fontsize=8)
+    common.legend(law, meanings)
     range_.plot(*states.T, "k.", markersize=1, alpha=0.3, zorder=0, label="in the sheet")
     range_.set(xlabel="isochoric I1 (dimensionless)", ylabel="J (dimensionless)")
-    range_.legend()
+    range_.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, markerscale=6)
     for step, norms in enumerate(next(iter(runs.values()))["newton"], start=1):
         newton.semilogy(norms, ".-", label=f"load step {step}")
     newton.set(xlabel="Newton iteration", ylabel="norm of the residual (dimensionless)")
-    newton.legend(fontsize=8)
+    newton.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     return figure
 
 

@@ -34,8 +34,8 @@ def draw(
 ) -> plt.Figure:
     """Flow and c on the left, the rates in the middle, their errors and C's outflow."""
     figure, axes = plt.subplots(2, 3, figsize=(17, 8.5), layout="constrained")
-    _draw_field(axes[0, 0], speed, "speed of the flow, mesh and sensors", True)
-    _draw_field(axes[1, 0], amount, "c at the end of the run with other sources, truth", False)
+    _draw_field(axes[0, 0], "speed", speed, "speed of the flow, mesh and sensors", True)
+    _draw_field(axes[1, 0], "c", amount, "c at the end of the run with other sources, truth", False)
     _draw_lines(axes[0, 1], laws, runs, states)
     _draw_outflow(axes[1, 1], outflows, runs, times)
     some = np.random.default_rng(0).permutation(len(states))[:8000]
@@ -44,7 +44,7 @@ def draw(
     return figure
 
 
-def _draw_field(axis, parts: list[tuple], title: str, with_mesh: bool) -> None:
+def _draw_field(axis, what: str, parts: list[tuple], title: str, with_mesh: bool) -> None:
     top = max(values.max() for _, _, values in parts)
     for place, cells, values in parts:
         mesh = Triangulation(*place.T, cells)
@@ -53,7 +53,7 @@ def _draw_field(axis, parts: list[tuple], title: str, with_mesh: bool) -> None:
             axis.triplot(mesh, color="w", linewidth=0.2)
     if with_mesh:
         axis.plot(*stations().T, "r.", markersize=4)
-    axis.figure.colorbar(drawn, ax=axis, shrink=0.5)
+    axis.figure.colorbar(drawn, ax=axis, shrink=0.5, label=what)
     axis.set(title=title, xlabel="x (heights)", ylabel="y (heights)", aspect="equal")
     axis.grid(False)
 

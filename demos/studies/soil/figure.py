@@ -5,6 +5,8 @@ import numpy as np
 import torch
 from firedrake import Function
 
+from demos.studies import common
+
 from .data import Record
 from .laws import Laws
 from .model import Soil
@@ -53,17 +55,17 @@ def _draw_laws(axes: list, record: Record, half: int, rows: dict[str, dict]) -> 
             strict=True,
         ):
             axis.plot(temperatures, curve, ":", color=colour, lw=1)
-            label = f"networks, {100 * depth:.0f} cm"
-            axis.plot(temperatures, np.where(visited, curve, np.nan), color=colour, label=label)
-            label = "hand-made law, water" if depth == LAW_DEPTHS[0] else None
-            axis.plot(temperatures, by_hand, "--", color=colour, lw=0.8, alpha=0.7, label=label)
-    axes[0].set(yscale="log", ylabel="dH/dT over that at 10 °C")
-    axes[0].set_title("Apparent heat capacity, second winter")
-    axes[1].set(ylabel="k over the heat capacity at 10 °C, mm²/s", ylim=(0, None))
-    axes[1].set_title("Conductivity")
+            axis.plot(temperatures, np.where(visited, curve, np.nan), color=colour)
+            axis.plot(temperatures, by_hand, "--", color=colour, lw=0.8, alpha=0.7)
+    axes[0].set(yscale="log", ylabel="dH/dT over that at 10 °C, second winter")
+    axes[1].set(ylabel="conductivity over the heat capacity at 10 °C, mm²/s", ylim=(0, None))
+    depths = zip(LAW_DEPTHS, COLOURS, strict=True)
+    meanings = {f"{100 * depth:.0f} cm": {"color": colour} for depth, colour in depths}
+    meanings |= {"networks": {}, "not visited while fitting": {"linestyle": ":"}}
+    meanings |= {"hand-made law, water": {"linestyle": "--"}}
     for axis in axes:
-        axis.set_xlabel("temperature, °C (dotted: not visited while fitting)")
-        axis.legend(fontsize=8)
+        axis.set_xlabel("temperature, °C")
+        common.legend(axis, meanings, ncols=3)
 
 
 def _draw_series(axis, record: Record, half: int, rows: dict, step: int, depth: float) -> None:

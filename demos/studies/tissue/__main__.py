@@ -91,20 +91,22 @@ def draw(runs: dict[str, dict[str, np.ndarray]], cells: int, side: float) -> plt
     figure.colorbar(image, ax=[axes[k] for k in "DH"], label="v (mV)", shrink=0.8)
     for letter, (case, found) in zip("IJ", runs.items(), strict=True):
         _draw_courses(axes[letter], found)
-        axes[letter].set(xlabel="t (ms)", ylabel="v (mV)", title=f"stimulus of the {case}")
+        axes[letter].set(xlabel=f"t (ms), stimulus of the {case}", ylabel="v (mV)")
     return figure
 
 
 def _draw_courses(panel, found: dict[str, np.ndarray]) -> None:
     count = found["data"].shape[1]
     styles = {"data": "-", "networks": "--", "true membrane, same scheme": ":"}
-    for colour, node in (("C0", 0), ("C3", count // 2 + round(count**0.5) // 2)):
+    colours = {"at the corner (0, 0)": "C0", "in the middle": "C3"}
+    nodes = (0, count // 2 + round(count**0.5) // 2)
+    for colour, node in zip(colours.values(), nodes, strict=True):
         for name, style in styles.items():
             v = found[name][:, node]
-            times = OBSERVED * np.arange(len(v))
-            label = name if node == 0 else None
-            panel.plot(times, v, style, color=colour, label=label)
-    panel.legend(loc="center", fontsize=8)
+            panel.plot(OBSERVED * np.arange(len(v)), v, style, color=colour)
+    meanings = {name: {"color": colour} for name, colour in colours.items()}
+    meanings |= {name: {"linestyle": style} for name, style in styles.items()}
+    common.legend(panel, meanings, ncols=5)
 
 
 def options() -> argparse.ArgumentParser:
