@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from femnn import doctor
+from femnn import doctor, project
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,12 +28,20 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("doctor", help="print versions and run a ten-second self-check")
     check.add_argument("--versions-only", action="store_true", help="leave the self-check out")
     check.set_defaults(run=run_doctor)
+    new = commands.add_parser("new", help="write a small project to start from")
+    new.add_argument("name", help="the folder to make, such as my_inversion")
+    new.set_defaults(run=run_new)
     return top
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Carry out ``femnn doctor``."""
     return doctor.run(self_check=not arguments.versions_only)
+
+
+def run_new(arguments: argparse.Namespace) -> int:
+    """Carry out ``femnn new``."""
+    return project.run(arguments.name)
 
 
 if __name__ == "__main__":

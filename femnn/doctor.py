@@ -20,13 +20,36 @@ DISTRIBUTIONS = {
     "petsc4py": "petsc4py",
     "mpi4py": "mpi4py",
     "h5py": "h5py",
+    "checkpoint_schedules": "checkpoint_schedules",
+    "safetensors": "safetensors",
+    "lazy_loader": "lazy-loader",
+    "tqdm": "tqdm",
 }
 """Module to the distribution that carries its version."""
 
 EXTERNAL = ("hdf5", "hypre", "metis", "mumps", "ptscotch", "superlu_dist", "umfpack")
 """The packages of PETSc's that change what a user of femnn can choose."""
 
-ADVICE = "Run `make env` in femnn's checkout, or install it into this environment."
+WITH_FIREDRAKE = ("firedrake", "pyadjoint", "petsc4py", "mpi4py", "h5py")
+"""What an installation of Firedrake brings; pip alone cannot build it."""
+
+OPTIONAL = {
+    "matplotlib": "figures (plot_law, report)",
+    "irksome": "TimeStepper",
+    "pandas": "tables of stations",
+    "xarray": "data in netCDF files",
+}
+"""Module to what is missing without it."""
+
+FIREDRAKES_CURE = (
+    "`make env` in femnn's folder builds it with all else (Debian 12 or Ubuntu 24.04); then\n"
+    'source "$(make -s env-path)/bin/activate". Or https://www.firedrakeproject.org/install, and\n'
+    "`pip install .` of femnn in that environment."
+)
+BROKEN_CURE = (
+    "`firedrake-clean` removes compiled kernels that another installation has left; gcc must be\n"
+    "there (`gcc --version`). If it stays, the installation is damaged: `make env` builds another."
+)
 
 IMBALANCE = 1e-8
 """The greatest relative error of the solution's energy balance that passes."""
@@ -46,8 +69,10 @@ def run(self_check: bool = True) -> int:
     problems = report_packages()
     if not problems:
         print_rows(details())
+        print_rows(optional())
     if problems:
-        print("\nFAIL: " + "\n      ".join(problems) + f"\n{ADVICE}")
+        print("\nFAIL: " + "\n      ".join(problems))
+        print(f"\nWhat to do: {cure(problems)}")
         return 1
     return run_self_check() if self_check else 0
 
@@ -62,6 +87,22 @@ def report_packages() -> list[str]:
         if problem:
             problems.append(problem)
     return problems
+
+
+def cure(problems: Iterable[str]) -> str:
+    """Return what to do about the lines that :func:`report_packages` gave."""
+    names = [problem.split(":")[0] for problem in problems]
+    if any(name in WITH_FIREDRAKE for name in names):
+        return FIREDRAKES_CURE
+    return f"python -m pip install {' '.join(DISTRIBUTIONS[name] for name in names)}"
+
+
+def optional() -> Iterator[tuple[str, str]]:
+    """Yield each optional package: its version, or what is missing without it, and the cure."""
+    for module, use in OPTIONAL.items():
+        problem = import_problem(module)
+        missing = f"not usable, so no {use}: python -m pip install {module}"
+        yield module, missing if problem else version(module)
 
 
 def import_problem(name: str) -> str | None:
@@ -92,7 +133,12 @@ def details() -> Iterator[tuple[str, str]]:
     yield "PETSc", petsc()
     yield "MPI", MPI.Get_library_version().split(",")[0].strip()
     yield "ranks", str(MPI.COMM_WORLD.size)
-    yield "HDF5", "parallel" if get_config().mpi else "serial: checkpoints in parallel fail"
+    yield (
+        "HDF5",
+        "parallel"
+        if get_config().mpi
+        else "serial, so files by several ranks fail: `make env` builds it with MPI",
+    )
     yield "CUDA", cuda(torch)
     yield "threads", f"torch {torch.get_num_threads()}, {thread_advice()}"
 
@@ -119,7 +165,11 @@ def cuda(torch: ModuleType) -> str:
 def thread_advice() -> str:
     """Return how OMP_NUM_THREADS stands; Firedrake is parallel through MPI ranks."""
     value = os.environ.get("OMP_NUM_THREADS")
-    return f"OMP_NUM_THREADS={value}" if value else "OMP_NUM_THREADS is not set: 1 is best"
+    return (
+        f"OMP_NUM_THREADS={value}"
+        if value
+        else "OMP_NUM_THREADS is not set: export OMP_NUM_THREADS=1"
+    )
 
 
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
@@ -135,6 +185,7 @@ def run_self_check() -> int:
         order, imbalance = solve_and_differentiate()
     except Exception as error:  # whatever stops it is the finding
         print(f"\nFAIL: the self-check stopped: {type(error).__name__}: {error}")
+        print(f"\nWhat to do: {BROKEN_CURE}")
         return 1
     passed = order > TAYLOR_ORDER and imbalance < IMBALANCE
     print(f"\nsolve      energy balance off by {imbalance:.1e} (at most {IMBALANCE:.0e})")

@@ -33,7 +33,7 @@ ROOMS = (
     "atomic",
 )
 # Above all rooms: the programs, and the public names that they use.
-FLOORS = ("__main__", "doctor", "femnn", *ROOMS)
+FLOORS = ("__main__", "doctor", "project", "femnn", *ROOMS)
 TORCH_ONLY = {"networks": {"torch"}, "evaluation": {"torch", "numpy"}}
 MOST_LINES = 350
 
