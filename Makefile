@@ -21,12 +21,14 @@ export OMPI_MCA_rmaps_base_oversubscribe := 1
 INSTALL := $(PYTHON) -m install
 ENV = $(shell $(INSTALL) path)
 RUN = PYTHONPATH="$(CURDIR)" "$(ENV)/bin/python"
+RUN_DOCS = PYTHONPATH="$(CURDIR):$(ENV)/docs-packages" "$(ENV)/bin/python"
+SPHINX = PETSC_OPTIONS="-options_left no" $(RUN_DOCS) -m sphinx --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-path demo study reproduce test docs gallery bench fuzz lint doctor clean
+.PHONY: help env env-path demo study reproduce test docs docs-check docs-packages linkcheck gallery bench fuzz lint doctor clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 env: ## Build what is missing of the environment (about 12 min the first time)
 	@$(INSTALL) build
@@ -46,13 +48,22 @@ reproduce: env ## Solve the published problems, write docs/reproduction.md (REPR
 test: env ## Run all tests, on 1, 2 and 3 ranks
 	@PYTHON="$(ENV)/bin/python" RANKS="$(RANKS)" LOGS="$(OUTPUT)/tests" tests/run.sh $(PYTEST_ARGS)
 
-docs: env ## Build the documentation's site into output/docs; all its code is run
-	@$(INSTALL) docs
-	@PETSC_OPTIONS="-options_left no" PYTHONPATH="$(CURDIR):$(ENV)/docs-packages" "$(ENV)/bin/python" -m sphinx --fail-on-warning \
-	    --quiet --doctree-dir "$(OUTPUT)/docs-work/doctrees" docs "$(OUTPUT)/docs"
+docs: docs-packages ## Build the documentation's site into output/docs; all its code is run (5 min, then what has changed)
+	@$(SPHINX) --fail-on-warning --nitpicky --doctree-dir "$(OUTPUT)/docs-work/doctrees" docs "$(OUTPUT)/docs"
 	@echo "Open $(OUTPUT)/docs/index.html"
 
-gallery: env ## Draw the studies' figures for the documentation anew (GALLERY="soil tissue" picks; 15 min)
+docs-check: docs-packages ## Check pages, references, links inside and spelling, without running code (half a minute)
+	@$(SPHINX) --fail-on-warning --nitpicky -E -D run_pages=0 --doctree-dir "$(OUTPUT)/docs-check/doctrees" docs "$(OUTPUT)/docs-check/html"
+	@$(RUN_DOCS) -m codespell_lib --ignore-words docs/words.txt README.md CONTRIBUTING.md CHANGELOG.md docs demos femnn
+	@echo "Pages, references and spelling are right."
+
+linkcheck: docs-packages ## Follow the links to other sites (needs the network)
+	@$(SPHINX) -b linkcheck -D run_pages=0 --doctree-dir "$(OUTPUT)/docs-check/doctrees" docs "$(OUTPUT)/docs-check/links"
+
+docs-packages: env
+	@$(INSTALL) docs
+
+gallery: env ## Draw the studies' figures for the documentation anew (GALLERY="tissue" picks; half an hour)
 	@$(RUN) -m docs.site.gallery $(GALLERY)
 
 fuzz: env ## Draw problems, compare with the network in UFL (FUZZ="--minutes 60", FUZZ_RANKS=2)

@@ -21,6 +21,17 @@ templates_path = ["_templates"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
+# Other projects' names (no page needs the network, so there is no inventory of them), and what
+# docstrings say of their own object.
+nitpick_ignore_regex = [
+    ("py:.*", r"(firedrake|matplotlib|numpy|pandas|petsc4py|pyadjoint|scipy|torch|ufl|xarray)\..*"),
+    ("py:(attr|meth|func)", r"[a-z_]+"),
+    ("py:class", "AutoregressiveCovariance|Module"),
+]
+
+linkcheck_timeout = 15
+linkcheck_retries = 2
+
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 autodoc_typehints = "none"  # numpydoc's sections have them

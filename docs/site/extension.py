@@ -12,13 +12,19 @@ from docs.site.notebook import notebook
 
 def setup(app: Any) -> dict[str, Any]:
     """Connect to Sphinx."""
+    app.add_config_value("run_pages", True, "env", [bool])
     app.connect("source-read", read)
     app.connect("build-finished", write_notebooks)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
 
 
 def read(app: Any, name: str, content: list[str]) -> None:
-    """Run a page, and put printed text and figures after each block that is seen."""
+    """Run a page, and put printed text and figures after each block that is seen.
+
+    Where ``run_pages`` is off the page is as it stands: for checks of all but its code.
+    """
+    if not app.config.run_pages:
+        return
     page = Path(app.env.doc2path(name))
     if name == "gallery":
         folder = Path(app.doctreedir).parent / "gallery"

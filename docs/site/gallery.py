@@ -68,13 +68,13 @@ def demo_figure(name: str, folder: Path) -> Path:
 
 
 def with_figures(text: str, folder: Path, page: Path) -> str:
-    """The gallery's page with a figure of each demo below its heading, by its way from the page."""
+    """The gallery's page with a figure below each paragraph that ends with a demo's code."""
 
-    def with_figure(heading: re.Match) -> str:
-        figure = os.path.relpath(demo_figure(heading[1], folder), page)
-        return f"{heading[0]}\n\n![What the demo {heading[1]} draws]({figure})"
+    def with_figure(code: re.Match) -> str:
+        figure = os.path.relpath(demo_figure(code[1], folder), page)
+        return f"{code[0]}\n\n![What the demo {code[1]} draws]({figure})"
 
-    return re.sub(r"^### \[.*\]\(\.\./demos/(\w+)\.py\)$", with_figure, text, flags=re.MULTILINE)
+    return re.sub(r"\[Code\]\(\.\./demos/(\w+)\.py\)\.$", with_figure, text, flags=re.MULTILINE)
 
 
 def main(names: list[str]) -> None:
