@@ -134,7 +134,9 @@ class LaplacePosterior:
         place = self._place(control)
         pair = self.mean[place], self.std[place]
         if isinstance(control, fd.Function):
-            return Normal(*(self._field(control, values) for values in pair))
+            mean, std = (self._field(control, values) for values in pair)
+            std.rename(f"std of {control.name()}")
+            return Normal(mean, std)
         shape = getattr(control, "ufl_shape", (-1,))
         return Normal(*(values.reshape(shape) for values in pair))
 

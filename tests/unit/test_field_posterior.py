@@ -195,6 +195,7 @@ def test_a_linear_model_of_a_field_has_the_closed_form(options):
     assert np.allclose(posterior.mean, mean, rtol=1e-8, atol=1e-9)
     assert np.allclose(posterior.covariance, covariance, rtol=1e-7, atol=1e-9)
     known = posterior.of(model.m)
+    assert known.std.name() == f"std of {known.mean.name()}"  # so that one file can hold both
     assert np.allclose(known.mean.dat.data_ro, mean, atol=1e-9)
     assert np.allclose(known.std.dat.data_ro, np.sqrt(np.diag(covariance)), rtol=1e-7)
     M = dense(TrialFunction(model.V) * TestFunction(model.V) * dx)

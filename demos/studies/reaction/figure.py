@@ -11,6 +11,7 @@ from .model import stations, truth
 
 LINES = 0.25, 0.75, 1.5  # of b, along which rates are drawn
 STYLES = {"a b N(a, b)": "C0", "N(a, b)": "C1--", "K a b": "C3:"}
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "frameon": False}
 
 
 def pieces(field: Function) -> list[tuple]:
@@ -64,21 +65,21 @@ def _draw_lines(axis, laws: dict, runs: dict, states: np.ndarray) -> None:
         line = np.stack((np.linspace(0, reached, 200), np.full(200, b)), 1)
         axis.plot(line[:, 0], truth(*line.T), "k", linewidth=4, alpha=0.3, label="truth"[5 * k :])
         for name, law in laws.items():
-            label = f"{name}: error {100 * runs[name]['rate_error']:.2g} %"
+            label = f"{name}: {100 * runs[name]['rate_error']:.2g} % off"
             axis.plot(line[:, 0], law(line), STYLES[name], label="" if k else label)
         axis.annotate(f"b = {b}", (reached, truth(reached, b)), fontsize=8)
-    axis.set(xlabel="a", ylabel="R(a, b)", ylim=(0, 1.4 * truth(states[:, 0], states[:, 1]).max()))
-    axis.set_title("rate, as far as the run reaches")
-    axis.legend(fontsize=8)
+    axis.set(ylabel="R(a, b)", ylim=(0, 1.4 * truth(states[:, 0], states[:, 1]).max()))
+    axis.set_xlabel("a (the rate as far as the run reaches)")
+    axis.legend(**ABOVE)
 
 
 def _draw_outflow(axis, outflows: dict, runs: dict, times: np.ndarray) -> None:
     axis.plot(times, outflows["truth"], "k", linewidth=4, alpha=0.3, label="truth")
     for name, style in STYLES.items():
-        label = f"{name}: error of c {100 * runs[name]['prediction_error']:.2g} %"
+        label = f"{name}: c {100 * runs[name]['prediction_error']:.2g} % off"
         axis.plot(times, outflows[name], style, label=label)
-    axis.set(title="other sources, not fitted", xlabel="time", ylabel="outflow of C")
-    axis.legend(fontsize=8)
+    axis.set(xlabel="time (a run with other sources, not fitted)", ylabel="outflow of C")
+    axis.legend(**ABOVE)
 
 
 def _draw_error(axis, name: str, law: Callable, states: np.ndarray, some: np.ndarray) -> None:

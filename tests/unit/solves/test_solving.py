@@ -72,8 +72,9 @@ def test_options_for_adjoints(V, exact):
     check_same(values_and_gradients(Jhat, kappa), exact[True], 1e-8)
     hopeless = {"ksp_type": "gmres", "pc_type": "none", "ksp_max_it": 1, "ksp_rtol": 1e-12}
     Jhat, kappa, *_ = poisson(V, adjoint_solver_parameters=hopeless)
-    with pytest.raises(ConvergenceError):
-        Jhat.derivative()
+    for _ in range(2):  # and again: the solver that has failed is not a half-made one
+        with pytest.raises(ConvergenceError):
+            Jhat.derivative()
 
 
 def test_an_adjoint_solve_that_fails_is_done_again_or_says_what_to_do(V, exact):
