@@ -8,12 +8,14 @@ from sphinx.errors import ExtensionError
 
 from docs.site import gallery, pages
 from docs.site.notebook import notebook
+from docs.site.tables import label_cells
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Connect to Sphinx."""
     app.add_config_value("run_pages", True, "env", [bool])
     app.connect("source-read", read)
+    app.connect("doctree-read", label_cells)
     app.connect("build-finished", write_notebooks)
     return {"parallel_read_safe": False, "parallel_write_safe": True}
 

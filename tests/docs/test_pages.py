@@ -146,3 +146,21 @@ class TestRunner:
         assert [cell["cell_type"] for cell in cells] == ["markdown", "code", "markdown"]
         assert "".join(cells[1]["source"]).startswith("SIZE = 3")
         assert "matplotlib" not in str(cells)
+
+
+def test_cells_of_tables_of_sentences_say_their_column():
+    from docutils import nodes
+    from docutils.core import publish_doctree
+
+    from docs.site.tables import label_cells
+
+    long = " ".join(["word"] * 20)
+    table = ".. list-table::\n   :header-rows: 1\n\n   * - tool\n     - what\n     - why\n"
+    document = publish_doctree(
+        f"{table}   * - a\n     - {long}\n     - c\n\n{table}   * - 1\n     - 2\n     - 3\n"
+    )
+    label_cells(None, document)
+    sentences, numbers = document.findall(nodes.table)
+    assert sentences["classes"] == ["sentences"]
+    assert "what: word" in sentences.astext()
+    assert "what: " not in numbers.astext()
