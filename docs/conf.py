@@ -43,6 +43,7 @@ html_static_path = ["_static"]
 html_css_files = ["femnn.css"]
 html_show_sourcelink = False
 
+html_sidebars = {"index": [], "gallery": []}  # pages without others below them
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
