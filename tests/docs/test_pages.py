@@ -8,7 +8,7 @@ import irksome  # noqa: F401  before any page makes a form
 import pytest
 
 import femnn
-from docs.site import notebook, pages
+from docs.site import gallery, notebook, pages
 from docs.site.pages import blocks, resized, run
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +77,15 @@ def test_the_reference_has_every_public_name():
     assert {
         n for kind, n in named if (kind == "class") != isinstance(getattr(femnn, n), type)
     } == set()
+
+
+def test_the_gallery_has_a_figure_of_each_demo_and_study(monkeypatch, tmp_path):
+    monkeypatch.setattr(gallery, "demo_figure", lambda name, folder: folder / name)
+    text = gallery.with_figures(PAGES["gallery.md"], tmp_path, tmp_path)
+    shown = re.findall(r"^!\[What the (?:demo|study) (\w+) draws\]\((.*?)\)$", text, re.MULTILINE)
+    assert sorted(to for _, to in shown if "/" not in to) == sorted(gallery.DEMOS)
+    studies = {path.parent.name for path in ROOT.glob("demos/studies/*/__main__.py")}
+    assert {name for name, to in shown if "/" in to} == studies == {*gallery.STUDIES, "soil"}
 
 
 def test_errors_in_the_guide_are_those_of_the_library():
