@@ -48,7 +48,7 @@ reproduce: env ## Solve the published problems, write docs/reproduction.md (REPR
 test: env ## Run all tests, on 1, 2 and 3 ranks
 	@PYTHON="$(ENV)/bin/python" RANKS="$(RANKS)" LOGS="$(OUTPUT)/tests" tests/run.sh $(PYTEST_ARGS)
 
-docs: docs-packages ## Build the documentation's site into output/docs; all its code is run (5 min, then what has changed)
+docs: docs-packages ## Build the documentation's site into output/docs; all its code is run (8 min, then what changed)
 	@$(SPHINX) --fail-on-warning --nitpicky --doctree-dir "$(OUTPUT)/docs-work/doctrees" docs "$(OUTPUT)/docs"
 	@echo "Open $(OUTPUT)/docs/index.html"
 
