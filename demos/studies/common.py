@@ -12,7 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from firedrake import COMM_WORLD, Function
+from firedrake import COMM_WORLD, Function, Mesh, MeshGeometry
+from firedrake.mesh import plex_from_cell_list
 
 import femnn
 
@@ -112,6 +113,27 @@ def legend(panel: plt.Axes, meanings: dict[str, dict], ncols: int = 2) -> None:
     lines = [plt.Line2D([], [], **{"color": "0.3", **style}) for style in meanings.values()]
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}
     panel.legend(lines, list(meanings), ncols=ncols, fontsize=9, **place)
+
+
+def side_by_side(x: np.ndarray, n: int, apart: float) -> MeshGeometry:
+    """A mesh of n separate intervals with nodes at ``x``, each ``apart`` from the one before.
+
+    Their first ends are the boundary 1, their last ones 2.  A step of many columns costs nearly
+    what one costs, and they do not touch each other.
+    """
+    cells = np.column_stack([np.arange(len(x) - 1), np.arange(1, len(x))])
+    every_cell = np.concatenate([cells + i * len(x) for i in range(n)])
+    every_x = np.concatenate([x + i * apart for i in range(n)])
+    plex = plex_from_cell_list(1, every_cell, every_x[:, None], COMM_WORLD)
+    plex.createLabel("Face Sets")
+    first, last = plex.getDepthStratum(0)
+    where = plex.getCoordinatesLocal().array.ravel()
+    ends = {1: x[0] + apart * np.arange(n), 2: x[-1] + apart * np.arange(n)}
+    for point, at in zip(range(first, last), where, strict=True):
+        for mark, places in ends.items():
+            if np.isclose(at, places, rtol=0, atol=1e-9 * apart).any():
+                plex.setLabelValue("Face Sets", point, mark)
+    return Mesh(plex)
 
 
 class Stopwatch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,23 @@ class EvaluationBlock(OnMeshes):
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> fd.Function:
         return self._output(prepared, idx)
+
+    def tangent_columns(self, moving: Mapping[Any, np.ndarray], n: int) -> np.ndarray | None:
+        """The values' changes in many directions; see :mod:`femnn.tape.columns`.
+
+        Parameters
+        ----------
+        moving
+            The changes of those dependencies' nodes that change.
+        n
+            Number of directions.
+        """
+        with self._recorded_meshes():
+            inputs = [bv.saved_output for bv in self.get_dependencies()]
+            changes = {bv.output: matrix for bv, matrix in moving.items()}
+            of_weights = changes.pop(self.get_dependencies()[0].output, None)
+            self._load(inputs)
+            return self.map.change_columns(inputs[0].vector, of_weights, changes, n)
 
     def prepare_evaluate_hessian(
         self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list

@@ -16,6 +16,8 @@ from femnn.points.rules import cell_rule
 class InterpolationPoints(PointSet):
     """Points to which expressions are interpolated, as they are those of an element's values."""
 
+    offers_matrices = True
+
     @no_annotations
     def values_of(self, expression: Any) -> Rows:
         """What interpolates a vector expression to the points; see :class:`PointSet`."""

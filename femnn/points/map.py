@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import firedrake as fd
@@ -12,6 +12,7 @@ import ufl
 from pyadjoint.tape import no_annotations
 
 from femnn.evaluation.evaluator import PointEvaluator
+from femnn.evaluation.jacobian import weight_jacobian
 from femnn.fields.copies import Mirrors, dependencies_of
 from femnn.fields.cotangents import zero_cotangent
 from femnn.fields.derivatives import (
@@ -22,6 +23,7 @@ from femnn.fields.derivatives import (
     entry_derivative,
     set_directions,
 )
+from femnn.fields.matrices import times_columns
 from femnn.parallel import on_all_ranks, sum_over_ranks
 from femnn.points.network import NetworkAtPoints, NetworkDirection
 from femnn.points.pointset import PointSet
@@ -100,6 +102,66 @@ class PointMap:
         fields = set_directions(self._directions, given)
         self.direction.set(fields, weights_dot)
         return fields
+
+    @no_annotations
+    def change_columns(
+        self,
+        weights: np.ndarray,
+        of_weights: np.ndarray | None,
+        moving: Mapping[Any, np.ndarray],
+        n: int,
+    ) -> np.ndarray | None:
+        """The values' changes along many directions, at the inputs that are loaded.  Collective.
+
+        Parameters
+        ----------
+        weights
+            Shape ``(n_weights,)``.
+        of_weights
+            Their changes, shape ``(n_weights, n)``; ``None`` for none.
+        moving
+            For each Function that changes the rank's rows of its changes, shape ``(n_owned, n)``.
+        n
+            Number of directions.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            Shape ``(n_owned_values, n)``, rank-local; ``None`` where a Constant or a mesh changes,
+            or the points are such that operands are not interpolated to them.
+        """
+        known = all(isinstance(self.mirrors.copies.get(d), fd.Function) for d in moving)
+        if not (known and self.at.offers_matrices):
+            return None
+        comm, evaluator, x = self.at.mesh.comm, self.evaluator, self.points.inputs
+        total = np.zeros((len(x) * evaluator.n_outputs, n))
+        if of_weights is not None:
+            jacobian = on_all_ranks(comm, weight_jacobian, evaluator, x, weights)
+            total += jacobian.reshape(len(total), -1) @ of_weights
+        if moving:
+            _, slope = on_all_ranks(comm, evaluator.value_and_derivative, x, weights)
+            self.at.fill(self._slope, slope)
+        for dependency, columns in moving.items():
+            matrix = self._made_once((dependency, "matrix"), partial(self._matrix, dependency))
+            if matrix is not None:
+                total += times_columns(matrix(), columns)
+        return total
+
+    @cached_property
+    def _slope(self) -> fd.Function:
+        """The network's derivatives at the points."""
+        n, m = self.evaluator.n_inputs, self.evaluator.n_outputs
+        return fd.Function(self.at.space((n,) if m == 1 else (m, n)))
+
+    def _matrix(self, dependency: Any) -> Callable | None:
+        """What assembles the derivative of the values for a Function."""
+        copy = self.mirrors.copies[dependency]
+        change = derivative(self.points.operands, copy, fd.TrialFunction(copy.function_space()))
+        if _is_zero(change):
+            return None
+        values = fd.dot(self._slope, change)
+        target = self.at.space(values.ufl_shape)
+        return fd.get_interpolator(fd.interpolate(values, target))._get_callable()
 
     def cotangent(self, dependency: Any, inputs_cotangent: np.ndarray) -> Any:
         """A cotangent of the inputs, one row for each point, carried to a dependency.

@@ -35,11 +35,14 @@ class PointSet(ABC):
         The quadrature rule's degree; ``None`` for nodes.
     between_cells : bool
         Whether the points are on interior facets, where operands are of one side or both.
+    offers_matrices : bool
+        Whether expressions are interpolated to the points, so that a trial function gives a matrix.
     """
 
     integral_type: str
     degree: int | None = None
     between_cells = False
+    offers_matrices = False
 
     def __init__(self, mesh: Any, element: Any):
         self.mesh = mesh

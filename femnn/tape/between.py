@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import firedrake as fd
+from firedrake.adjoint_utils.blocks import FunctionAssignBlock
 from pyadjoint import AdjFloat, Block
 
 
@@ -47,3 +49,12 @@ def moving_nodes(block: Block) -> list[Any]:
 def are_numbers(nodes: Sequence[Any]) -> bool:
     """Whether all values are numbers."""
     return all(isinstance(bv.output, AdjFloat) for bv in nodes)
+
+
+def is_copy(block: Block) -> bool:
+    """Whether a block gives one field's values to another of the same space, ``a.assign(b)``."""
+    if not isinstance(block, FunctionAssignBlock) or block.expr is not None:
+        return False
+    given, taken = block.get_dependencies()[0].output, block.get_outputs()[0].output
+    both = isinstance(given, fd.Function) and isinstance(taken, fd.Function)
+    return both and given.function_space() == taken.function_space()

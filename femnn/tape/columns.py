@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import firedrake as fd
 import numpy as np
 from mpi4py import MPI
 from pyadjoint import AdjFloat, Block, Tape
@@ -19,11 +18,18 @@ from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
 
 from femnn.parallel import sum_over_ranks
-from femnn.tape.between import NoColumns, are_numbers, behind_the_model, is_between, moving_nodes
+from femnn.tape.between import (
+    NoColumns,
+    are_numbers,
+    behind_the_model,
+    is_between,
+    is_copy,
+    moving_nodes,
+)
 from femnn.tape.control import VectorControl
 from femnn.tape.counts import count
 from femnn.tape.model import largest_comm, values_behind
-from femnn.tape.numbers import change_of, is_field, length_of, size_of
+from femnn.tape.numbers import change_of, is_field, length_of, size_of, value_of
 
 Changes = dict[Any, np.ndarray]  # of nodes
 T = TypeVar("T")
@@ -250,17 +256,23 @@ class _Sweep:
         moving = {bv: self.changes[bv] for bv in block.get_dependencies() if bv in self.changes}
         if not moving:
             return
-        if hasattr(block, "tangent_columns"):
-            (node,) = block.get_outputs()
-            matrix = block.tangent_columns(moving, self._n)
+        if len(block.get_outputs()) == 1:
+            matrix = self._together(block, moving)
             if matrix is not None:
-                self.changes[node] = matrix
+                self.changes[block.get_outputs()[0]] = matrix
                 return
-        if len(block.get_outputs()) == 1 and are_numbers(block.get_outputs()):
-            self.changes[block.get_outputs()[0]] = self._of_number(block, moving)
-            return
         for bv, matrix in self._one_by_one(block, moving).items():
             self.changes[bv] = matrix
+
+    def _together(self, block: Block, moving: Changes) -> np.ndarray | None:
+        """The changes of a block's only output, where they need not be run one by one."""
+        if hasattr(block, "tangent_columns"):
+            matrix = block.tangent_columns(moving, self._n)
+            if matrix is not None:
+                return matrix
+        if are_numbers(block.get_outputs()):
+            return self._of_number(block, moving)
+        return moving[block.get_dependencies()[0]] if is_copy(block) else None
 
     def _of_number(self, block: Block, moving: Changes) -> np.ndarray:
         """A number's changes, by its gradient."""
@@ -298,7 +310,7 @@ class _Sweep:
         found = []
         for column in range(self._n):
             for bv, matrix in moving.items():
-                bv.tlm_value = _value_of(matrix[:, column], bv.output)
+                bv.tlm_value = _one(matrix[:, column], bv.output)
             found.append(run())
         for bv in moving:
             bv.tlm_value = bv.hessian_value = None
@@ -333,18 +345,8 @@ class _Sweep:
         return dict(zip(moving, self._columns(moving, run), strict=True))
 
 
-def _value_of(numbers: np.ndarray, like: Any) -> Any:
-    """Numbers as a change of a value."""
-    if isinstance(like, VectorControl):
-        return like.like(numbers)
-    if isinstance(like, fd.Constant):
-        return fd.Constant(numbers.reshape(like.ufl_shape))
-    if isinstance(like, AdjFloat):
-        return AdjFloat(numbers[0])
-    if not is_field(like):
+def _one(numbers: np.ndarray, like: Any) -> Any:
+    value = value_of(numbers, like)
+    if value is None:
         raise NoColumns
-    kind = fd.Cofunction if isinstance(like, fd.Cofunction) else fd.Function
-    field = kind(like.function_space())
-    with field.dat.vec_wo as vector:
-        vector.array[:] = numbers
-    return field
+    return value

@@ -6,6 +6,7 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
+from pyadjoint import AdjFloat
 
 from femnn.tape.control import VectorControl
 
@@ -50,3 +51,21 @@ def change_of(value: Any, change: Any) -> np.ndarray:
 def is_field(value: Any) -> bool:
     """Whether a value is a field, of which each rank has a part."""
     return isinstance(value, FIELDS)
+
+
+def value_of(numbers: np.ndarray, like: Any) -> Any:
+    """Numbers as a value like another; ``None`` where it is of no known kind."""
+    if isinstance(like, VectorControl):
+        return like.like(numbers)
+    if isinstance(like, fd.Constant):
+        return fd.Constant(numbers.reshape(like.ufl_shape))
+    if isinstance(like, AdjFloat):
+        return AdjFloat(numbers[0])
+    if not is_field(like):
+        return None
+    field = (fd.Cofunction if isinstance(like, fd.Cofunction) else fd.Function)(
+        like.function_space()
+    )
+    with field.dat.vec_wo as vector:
+        vector.array[:] = numbers
+    return field

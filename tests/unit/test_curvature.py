@@ -7,7 +7,7 @@ from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
-from femnn.tape.columns import gauss_newton_matrix
+from femnn.tape.columns import _Sweep, gauss_newton_matrix
 from femnn.tape.curvature import gauss_newton_product
 
 TIGHT = {"snes_rtol": 1e-12, "snes_atol": 1e-14}
@@ -82,6 +82,55 @@ def test_integrals_that_are_observed_belong_to_the_model(kind):
     change = (steps[0] - steps[1]) / 2e-5
     assert direction @ matrix @ direction == pytest.approx(change @ change, rel=1e-6)
     assert change @ change > 1e-6
+
+
+def explicit_law(V, where):
+    """A law of the last state, at points of cells or nodes; of one value or two."""
+    un, x = Function(V), SpatialCoordinate(V.mesh())
+    if where == "two values":
+        k = femnn.NeuralCoefficient(femnn.MLP(3, 4, 2, seed=1), un, grad(un), degree=2)
+        return un, k, 1 + k[0] ** 2 + 0.1 * k[1]
+    if where == "nodes":
+        net = femnn.MLP(2, 4, 1, output="softplus", seed=1)
+        k = femnn.NeuralCoefficient(net, un, x[0], space=V)
+    else:
+        net = femnn.MLP(2, 4, 1, output="softplus", seed=1)
+        k = femnn.NeuralCoefficient(net, un**2, un.dx(0), degree=2)
+    return un, k, k
+
+
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize("where", ["cells", "nodes", "two values"])
+def test_laws_of_the_last_state_take_all_directions_together(where, monkeypatch):
+    """Three steps with an explicit law; nothing is run once for each direction."""
+    mesh = UnitSquareMesh(3, 3)
+    V = FunctionSpace(mesh, "CG", 1)
+    u, v = Function(V), TestFunction(V)
+    un, law, k = explicit_law(V, where)
+    F = 3 * (u - un) * v * dx + k * inner(grad(u), grad(v)) * dx - 5 * v * dx
+    solver = femnn.NeuralVariationalSolver(
+        femnn.NeuralVariationalProblem(F, u, DirichletBC(V, 0, 1))
+    )
+    wells = femnn.Stations(mesh, [[0.4, 0.3], [0.8, 0.6]])
+    data = femnn.Observations(wells, np.full((2, 2), 0.5), 0.1, [2.0, 3.0])
+    continue_annotation()
+    observe, w = data.start(), law.weights
+    observe(un, 0.0)
+    for step in range(3):
+        solver.solve()
+        un.assign(u)
+        observe(u, step + 1.0)
+    J = observe.misfit()
+    pause_annotation()
+    tape = get_working_tape()
+    monkeypatch.setattr(_Sweep, "_one_by_one", None)
+    for scale in (1.0, 1.2):  # where it was recorded, and elsewhere
+        ReducedFunctional(J, Control(w))(w.like(scale * w.vector))
+        matrix = gauss_newton_matrix(J, [Control(w)], tape)
+        direction = np.random.default_rng(1).normal(size=len(w))
+        expected = product(J, Control(w), w.like(direction)).vector
+        assert np.allclose(matrix @ direction, expected, rtol=1e-8, atol=1e-9)
+        assert np.linalg.norm(expected) > 1e-4
 
 
 def test_numbers_that_are_observed_and_lost_are_left_to_products():

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import numpy as np
 from firedrake import *
 from firedrake.adjoint import *
-from firedrake.mesh import plex_from_cell_list
 from pyadjoint import AdjFloat, Block
 
 import femnn
+from demos.studies.common import side_by_side
 from femnn import NeuralCoefficient, NeuralVariationalProblem, NeuralVariationalSolver
 
 from .data import Runs
@@ -123,10 +123,7 @@ class Soil:
 def columns(depths: np.ndarray, n_columns: int) -> MeshGeometry:
     """A mesh of separate intervals, column c from APART c + depths[0] down."""
     x = np.sort(np.concatenate([depths, (depths[1:] + depths[:-1]) / 2]))
-    cells = np.column_stack([np.arange(len(x) - 1), np.arange(1, len(x))])
-    all_cells = np.concatenate([cells + c * len(x) for c in range(n_columns)])
-    all_x = np.concatenate([x + c * APART for c in range(n_columns)])
-    return Mesh(plex_from_cell_list(1, all_cells, all_x[:, None], COMM_WORLD))
+    return side_by_side(x, n_columns, APART)
 
 
 @contextmanager

@@ -1,0 +1,107 @@
+"""Laws of eddy diffusivity: K in m2/s of depth (m), stability N2 (1/s2) and winds (m/s)."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import femnn
+
+LEAST = 1e-8  # 1/s2: a stability below is as good as none
+
+
+class Law(nn.Module):
+    """A law of ``(depth, N2, wind, further winds ...)``, on numbers of a size near one.
+
+    Subclasses have the parameters ``p`` and a function of ``(z, N2, winds)`` that gives log K.
+
+    Attributes
+    ----------
+    winds : tuple of int
+        Over how many days each wind that the law takes is a mean.
+    """
+
+    winds: tuple[int, ...] = (1,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(self.log_K(x[:, :1], x[:, 1:2].clamp(min=LEAST), x[:, 2:]))
+
+    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class HandLaw(Law):
+    """A law with a few numbers, which are its weights; each begins at zero."""
+
+    n: int
+
+    def __init__(self):
+        super().__init__()
+        self.p = nn.Parameter(torch.zeros(self.n, dtype=torch.float64))
+
+
+class ConstantK(HandLaw):
+    """K is the same everywhere."""
+
+    n = 1
+
+    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
+        return np.log(5e-5) + self.p[0] + 0 * z
+
+
+class PowerOfN2(HandLaw):
+    """K = a N2^-b."""
+
+    n = 2
+
+    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
+        return np.log(1e-5) + self.p[0] - (0.5 + self.p[1]) * torch.log(N2 / 1e-4)
+
+
+class WindLaw(HandLaw):
+    """K = K0 + a wind^m exp(-z / L) / (1 + b N2)."""
+
+    n = 5
+
+    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
+        K0, a, m, L, b = self.p
+        wind = torch.log((winds[:, :1] / 5).clamp(min=1e-3))
+        stirred = np.log(3e-2) + a + (2 + m) * wind - z / (10 * torch.exp(L))
+        damped = stirred - torch.log1p(torch.exp(b + np.log(2e6)) * N2)
+        return torch.logaddexp(np.log(5e-6) + K0 + 0 * z, damped)
+
+
+class NetworkLaw(Law):
+    """log K by a network of (z, log N2, winds); zero weights are a constant K.
+
+    Parameters
+    ----------
+    widths
+        Of the hidden layers.
+    winds
+        Over how many days each wind is a mean.
+    around
+        A law that the network corrects; the constant 1e-5 without.
+    seed
+        Of the initial weights.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (16, 16),
+        winds: tuple[int, ...] = (1,),
+        around: Law | None = None,
+        seed: int = 0,
+        depth: float = 45.0,
+    ):
+        super().__init__()
+        self.winds = winds
+        ranges = [(0.0, depth), (np.log(LEAST), np.log(1e-3)), *((0.0, 12.0) for _ in winds)]
+        self.net = femnn.MLP(2 + len(winds), *widths, 1, input_range=ranges, seed=seed)
+        self.around = around
+        if around is not None:
+            around.requires_grad_(False)
+
+    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
+        correction = 3 * self.net(torch.cat([z, torch.log(N2), winds], 1))
+        base = np.log(1e-5) if self.around is None else self.around.log_K(z, N2, winds)
+        return base + correction
