@@ -249,7 +249,9 @@ class Terms:
 
     def evaluate(self, vector: np.ndarray, value: Any = None) -> Any:
         """The functional, or another recorded value, at a point.  Collective."""
-        Jhat = self.Jhat if value is None else ReducedFunctional(value, self.Jhat.controls)
+        Jhat = self.Jhat
+        if value is not None:
+            Jhat = ReducedFunctional(value, Jhat.controls, tape=Jhat.tape)
         with stop_annotating():
             return Jhat(self.controls.values(vector))
 

@@ -1,4 +1,4 @@
-"""Laws of eddy diffusivity: K in m2/s of depth (m), stability N2 (1/s2) and winds (m/s)."""
+"""Laws of eddy diffusivity: K in m2/s of depth (m), log10 of N2 (1/s2) and winds (m/s)."""
 
 import numpy as np
 import torch
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 import femnn
 
-LEAST = 1e-8  # 1/s2: a stability below is as good as none
+LEAST = -8.0  # a log10 N2 below is as good as none
 
 
 class Law(nn.Module):
-    """A law of ``(depth, N2, wind, further winds ...)``, on numbers of a size near one.
+    """A law of ``(depth, log10 N2, wind, further winds ...)``.
 
-    Subclasses have the parameters ``p`` and a function of ``(z, N2, winds)`` that gives log K.
+    Subclasses give log K as a function of ``(z, log N2, winds)``, natural logarithms.
 
     Attributes
     ----------
@@ -23,14 +23,14 @@ class Law(nn.Module):
     winds: tuple[int, ...] = (1,)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.exp(self.log_K(x[:, :1], x[:, 1:2].clamp(min=LEAST), x[:, 2:]))
+        return torch.exp(self.log_K(x[:, :1], np.log(10) * x[:, 1:2], x[:, 2:]))
 
-    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
+    def log_K(self, z: Tensor, log_N2: Tensor, winds: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class HandLaw(Law):
-    """A law with a few numbers, which are its weights; each begins at zero."""
+    """A law with a few numbers ``p``, which are its weights; each begins at zero."""
 
     n: int
 
@@ -44,7 +44,7 @@ class ConstantK(HandLaw):
 
     n = 1
 
-    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
+    def log_K(self, z: Tensor, log_N2: Tensor, winds: Tensor) -> Tensor:
         return np.log(5e-5) + self.p[0] + 0 * z
 
 
@@ -53,8 +53,8 @@ class PowerOfN2(HandLaw):
 
     n = 2
 
-    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
-        return np.log(1e-5) + self.p[0] - (0.5 + self.p[1]) * torch.log(N2 / 1e-4)
+    def log_K(self, z: Tensor, log_N2: Tensor, winds: Tensor) -> Tensor:
+        return np.log(1e-5) + self.p[0] - (0.5 + self.p[1]) * (log_N2 - np.log(1e-4))
 
 
 class WindLaw(HandLaw):
@@ -62,11 +62,11 @@ class WindLaw(HandLaw):
 
     n = 5
 
-    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
+    def log_K(self, z: Tensor, log_N2: Tensor, winds: Tensor) -> Tensor:
         K0, a, m, L, b = self.p
         wind = torch.log((winds[:, :1] / 5).clamp(min=1e-3))
-        stirred = np.log(3e-2) + a + (2 + m) * wind - z / (10 * torch.exp(L))
-        damped = stirred - torch.log1p(torch.exp(b + np.log(2e6)) * N2)
+        stirred = np.log(300) + a + (2 + m) * wind - z / (10 * torch.exp(L))
+        damped = stirred - nn.functional.softplus(b + np.log(2e10) + log_N2)
         return torch.logaddexp(np.log(5e-6) + K0 + 0 * z, damped)
 
 
@@ -95,13 +95,16 @@ class NetworkLaw(Law):
     ):
         super().__init__()
         self.winds = winds
-        ranges = [(0.0, depth), (np.log(LEAST), np.log(1e-3)), *((0.0, 12.0) for _ in winds)]
+        ranges = [(0.0, depth), (LEAST, -3.0), *((0.0, 12.0) for _ in winds)]
         self.net = femnn.MLP(2 + len(winds), *widths, 1, input_range=ranges, seed=seed)
         self.around = around
         if around is not None:
             around.requires_grad_(False)
+            with torch.no_grad():
+                [*self.net.parameters()][-1].zero_()
+                [*self.net.parameters()][-2].zero_()
 
-    def log_K(self, z: Tensor, N2: Tensor, winds: Tensor) -> Tensor:
-        correction = 3 * self.net(torch.cat([z, torch.log(N2), winds], 1))
-        base = np.log(1e-5) if self.around is None else self.around.log_K(z, N2, winds)
+    def log_K(self, z: Tensor, log_N2: Tensor, winds: Tensor) -> Tensor:
+        correction = 3 * self.net(torch.cat([z, log_N2 / np.log(10), winds], 1))
+        base = np.log(1e-5) if self.around is None else self.around.log_K(z, log_N2, winds)
         return base + correction

@@ -13,7 +13,7 @@ from demos.studies.common import side_by_side
 from femnn import NeuralCoefficient, NeuralVariationalProblem, NeuralVariationalSolver
 
 from .data import Lake
-from .laws import Law
+from .laws import LEAST, Law
 
 DAY = 86400.0  # s
 G_OVER_RHO = 9.81 / 1000
@@ -46,8 +46,8 @@ class Columns:
     """Several parts of a record side by side, each in a column of its own in one mesh.
 
     Temperature at the first thermometer is given, no heat leaves at the bottom.  Steps are days,
-    with the diffusivity at the state of the day before, so that each is one linear solve.  Where the
-    water is not stable it overturns.
+    with the diffusivity at the state of the day before, so that each is one linear solve.  Where
+    the water is not stable it overturns.
 
     Parameters
     ----------
@@ -59,13 +59,32 @@ class Columns:
         For each column the first day, from whose measured profile it runs, and the last.
     every
         Days from one observation to the next.
+    spacing
+        Of the nodes, in m.
+
+    Attributes
+    ----------
+    weights : femnn.Weights
+        The law's.
+    data : femnn.Observations
+        What was measured below the first thermometer.
+    noise : Constant
+        Standard deviation of what the model cannot say of the data, in K.
     """
 
-    def __init__(self, lake: Lake, law: Law, rows: list[tuple[int, int]], every: int = 1):
+    def __init__(
+        self,
+        lake: Lake,
+        law: Law,
+        rows: list[tuple[int, int]],
+        every: int = 1,
+        spacing: float = 1.0,
+    ):
         self.lake, self.law, self.rows = lake, law, rows
         self.n_steps = max(last - first for first, last in rows)
         top, bottom = lake.depths[0], lake.bathymetry[-1, 0]
-        x = np.r_[top, np.arange(np.floor(top) + 2, bottom - 0.3), bottom]
+        x = spacing * np.arange(np.ceil(bottom / spacing))
+        x = np.r_[top, x[(x > top + 0.3 * spacing) & (x < bottom - 0.3 * spacing)], bottom]
         mesh = side_by_side(x - top, len(rows), APART)
         self.V = V = FunctionSpace(mesh, "CG", 1)
         x = Function(V).interpolate(SpatialCoordinate(mesh)[0]).dat.data_ro
@@ -82,11 +101,12 @@ class Columns:
     def _solver(self) -> NeuralVariationalSolver:
         V, A, T, last = self.V, self.A, TrialFunction(self.V), self.last
         v, forcing = TestFunction(V), self.forcing
-        self.N2 = G_OVER_RHO * expansion(last) * last.dx(0)
+        N2 = G_OVER_RHO * expansion(last) * last.dx(0)
+        stability = ln(max_value(N2, 10.0**LEAST)) / np.log(10)
         winds = [forcing[i + 1] for i in range(len(self.law.winds))]
-        self.K = NeuralCoefficient(self.law, self.z, self.N2, *winds, degree=1)
+        self.K = NeuralCoefficient(self.law, self.z, stability, *winds, degree=1)
         self.weights = self.K.weights
-        K = DAY * conditional(gt(self.N2, 0), self.K, OVERTURNING)
+        K = DAY * conditional(gt(N2, 0), self.K, OVERTURNING)
         self.flux = lambda T, v: A * K * T.dx(0) * v.dx(0) * dx
         self.stored = lambda T, v: A * (T - last) * v * LUMPED
         k = self.lake.extinction
@@ -98,10 +118,10 @@ class Columns:
         return NeuralVariationalSolver(problem, solver_parameters=PARAMETERS)
 
     def _observations(self, every: int) -> femnn.Observations:
-        """What was measured below the first thermometer, a time a day, gaps between columns' ends."""
-        depths = self.lake.depths
-        points = np.concatenate([c * APART + depths[1:] - depths[0] for c in range(len(self.rows))])
-        names = [f"{c}: {d:g} m" for c in range(len(self.rows)) for d in depths[1:]]
+        """What was measured below the first thermometer; gaps where a column has come to its end."""
+        depths, n = self.lake.depths, len(self.rows)
+        points = np.concatenate([c * APART + depths[1:] - depths[0] for c in range(n)])
+        names = [f"{c}: {d:g} m" for c in range(n) for d in depths[1:]]
         values = np.full((self.n_steps + 1, len(self.rows), len(depths) - 1), np.nan)
         for c, (first, last) in enumerate(self.rows):
             values[: last - first + 1, c] = self.lake.measured[first : last + 1, 1:]
@@ -129,7 +149,10 @@ class Columns:
         return profile
 
     def march(self, *observers) -> None:
-        """All steps from the measured profiles of the first days; observers take (T, time)."""
+        """All steps from the measured profiles of the first days; observers take (T, time).
+
+        Records go on at the last day for columns that end before others, and count no more.
+        """
         lake = self.lake
         forcing = np.column_stack([lake.light, *(lake.wind_of(n) for n in self.law.winds)])
         self.T.assign(self._profile())
@@ -139,7 +162,7 @@ class Columns:
         for step in range(1, self.n_steps + 1):
             self.top.dat.data[:] = self._on_columns(lake.filled[:, 0], step)
             values = self._on_columns(forcing, step)
-            self.forcing.dat.data[:] = values
+            self.forcing.dat.data[:] = values.reshape(self.forcing.dat.data_ro.shape)
             self.solver.solve()
             for observe in observers:
                 observe(self.T, float(step))
@@ -163,6 +186,28 @@ class Columns:
             Jhat = ReducedFunctional(J, Control(self.weights))
         Jhat.optimize_tape()
         return Jhat
+
+    def heat_budget(self) -> dict[str, float]:
+        """Heat below the first node over all steps and columns, MJ per m2 of the top's area.
+
+        What is stored is the light that comes in and the heat that flows in from above; what is
+        left of the difference, of one step at most, is the solver's.
+        """
+        inside, n = Function(self.V).assign(1.0), len(self.rows)
+        DirichletBC(self.V, 0, 1).apply(inside)
+        forms = (self.stored(self.T, inside), self.lit(inside), -self.flux(self.T, inside))
+        found = []
+
+        def observe(T: Function, time: float) -> None:
+            if time > 0:
+                found.append([femnn.assemble(form) for form in forms])
+
+        self.simulate(observe)
+        heat = np.array(found) * HEAT / 1e6 / n
+        left = np.abs(heat[:, 0] - heat[:, 1] - heat[:, 2]).max()
+        sums = np.abs(heat).sum(axis=0)
+        names = ("stored and given back", "light", "through the top, in and out")
+        return dict(zip(names, map(float, sums), strict=True)) | {"left in a step": float(left)}
 
     def errors(self) -> np.ndarray:
         """Modelled minus measured, shape (times, columns, depths below the first)."""

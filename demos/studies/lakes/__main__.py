@@ -1,0 +1,329 @@
+"""Mixing in lakes: the eddy diffusivity as a law of depth, stability and wind, from thermometers.
+
+``python -m demos.studies.lakes`` runs it; ``--help`` lists the options.
+
+A dT/dt = d/dz (A K dT/dz) + light, below the first thermometer, whose temperature is given.  The
+other thermometers of Lough Feeagh are the data.  Laws of K are fitted to parts of 2004 to 2010
+(four months each, from the measured profile of their first day, side by side in one mesh), and
+judged by one run through 2011 to 2016 without corrections.
+
+Protocol: what a network takes of the wind is chosen on 2010, with 2004 to 2009 fitted; its prior
+and the size of the errors are those of the largest evidence; 2011 to 2016 are looked at once, at
+the end.  Langtjern, another lake, is predicted with the laws as they are, and after a fit to three
+of its summers.
+"""
+
+import argparse
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from firedrake import COMM_WORLD
+from pyadjoint.tape import continue_annotation, pause_annotation, set_working_tape
+
+import femnn
+from demos.studies.common import Stopwatch, at_least, command_line, show, write_results
+
+from .data import Lake, read_lake
+from .figure import draw
+from .laws import ConstantK, Law, NetworkLaw, PowerOfN2, WindLaw
+from .model import Columns
+
+HAND_MADE = {"constant K": ConstantK, "K = a (N2)^-b": PowerOfN2, "hand-made law": WindLaw}
+COLUMNS = {
+    "weights": ("weights", "d"),
+    "fitted": ("fitted, deg C", ".3f"),
+    "held_out": ("held out, deg C", ".3f"),
+    "solves": ("PDE solves", "d"),
+    "seconds": ("seconds", ".0f"),
+}
+
+
+@dataclass
+class Years:
+    """How a lake's record is cut."""
+
+    lake: Lake
+    fitted: tuple[int, int]
+    held_out: tuple[int, int]
+    part: int  # days in a part that is fitted
+    every: int  # days between the data that are fitted
+    spacing: float = 1.0
+    season: tuple[int, int] = (1, 12)  # the months, of each year
+    rows: list[tuple[int, int]] = field(init=False)
+
+    def season_of(self, year: int) -> tuple[int, int]:
+        """The first and the last row of a year's season."""
+        months = self.lake.days.astype("datetime64[M]").astype(int) % 12 + 1
+        inside = (months >= self.season[0]) & (months <= self.season[1])
+        rows = np.flatnonzero((self.lake.years == year) & inside)
+        return int(rows[0]), int(rows[-1])
+
+    def parts(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Parts of a season's length or less, of the years from the first to the last."""
+        found = []
+        for year in range(first, last + 1):
+            begin, end = self.season_of(year)
+            n = max(1, round((end - begin) / self.part))
+            cuts = np.linspace(begin, end, n + 1).astype(int)
+            found += zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
+        return found
+
+    def training(self, law: Law, first: int, last: int) -> Columns:
+        return Columns(self.lake, law, self.parts(first, last), self.every, self.spacing)
+
+    def judging(self, law: Law) -> Columns:
+        """Both halves, each in one run; where seasons are cut out a run for each year."""
+        whole = self.season == (1, 12)
+        runs = [
+            [(self.season_of(first)[0], self.season_of(last)[1])]
+            if whole
+            else [self.season_of(y) for y in range(first, last + 1)]
+            for first, last in (self.fitted, self.held_out)
+        ]
+        self.n_fitted = len(runs[0])
+        return Columns(self.lake, law, runs[0] + runs[1], 1, self.spacing)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = command_line("lakes", __doc__)
+    add = parser.add_argument
+    add("--data", type=Path, help="the folder with the lakes' CSV files")
+    add("--seed", type=at_least(0), default=0, help="of the initial weights")
+    add("--width", type=at_least(1), default=10, help="of the network's two hidden layers")
+    add("--part", type=at_least(5), default=122, help="days in a part that is fitted")
+    add("--every", type=at_least(1), default=10, help="days between the data that are fitted")
+    add("--rounds", type=at_least(1), default=6, help="of fit and evidence")
+    add("--iterations", type=at_least(1), default=3, help="Gauss-Newton iterations in a round")
+    add("--winds", nargs="+", default=["1", "1,7"], help="to choose from: means over these days")
+    add("--years", type=int, nargs=4, default=[2004, 2010, 2011, 2016], help="fitted, held out")
+    add("--no-langtjern", action="store_true", help="leave out the other lake")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> dict:
+    args, watch = parse(argv), Stopwatch()
+    if COMM_WORLD.size > 1:
+        raise SystemExit("lakes: the columns are too small for several ranks, use one.")
+    years = Years(
+        read_lake(args.data), tuple(args.years[:2]), tuple(args.years[2:]), args.part, args.every
+    )
+    rows = {name: fit(years, name, law()) for name, law in HAND_MADE.items()}
+    choice = choose(years, args)
+    first, last = years.fitted
+    law = around(args, choice["winds"], rows["hand-made law"]["law"])
+    rows["network"] = with_evidence(years, law, args, first, last)
+    for row in rows.values():
+        judge(years, row)
+    references = without_a_model(years)
+    bands = band(years, rows["network"])
+    budget = rows["network"]["columns"].heat_budget()
+    numbers = {
+        "rmse": {n: {k: v for k, v in r.items() if k not in LARGE} for n, r in rows.items()},
+        "without_a_model": references,
+        "choice": choice,
+        "bands": {k: v for k, v in bands.items() if k != "table"},
+        "heat_budget": budget,
+        "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+    }
+    if not args.no_langtjern:
+        numbers["langtjern"] = other_lake(args, rows)
+    numbers["seconds"] = watch.seconds()
+    tell(rows, numbers)
+    networks = {"network": law, "hand_made": rows["hand-made law"]["law"]}
+    figure = lambda: draw(years.lake, rows, bands)  # noqa: E731
+    write_results(args.output, numbers, figure, networks, rows["network"]["fields"])
+    return numbers
+
+
+LARGE = ("law", "result", "columns", "posterior", "Jhat", "fields", "errors", "visited")
+
+
+def fit(years: Years, name: str, law: Law) -> dict:
+    """Fit a hand-made law to the fitted years."""
+    columns = years.training(law, *years.fitted)
+    columns.noise.assign(0.5)
+    result = femnn.fit(columns.record(), "gauss-newton", maxiter=25, ftol=1e-4, progress=False)
+    print(f"{name}: {result}", flush=True)
+    return {
+        "law": law,
+        "weights": len(columns.weights.vector),
+        "numbers": columns.weights.vector.tolist(),
+        "solves": solves_of(result.solves, columns),
+        "seconds": result.seconds,
+    }
+
+
+def solves_of(solves: femnn.FitResult, columns: Columns) -> int:
+    """Time steps of the model that were run, forwards, as adjoints and as tangents."""
+    return columns.n_steps * (solves.forward + solves.adjoint + solves.tangent)
+
+
+def around(args: argparse.Namespace, winds: list[int], hand: Law) -> NetworkLaw:
+    """A network that corrects a hand-made law, at first by nothing."""
+    widths = (args.width, args.width)
+    return NetworkLaw(widths, tuple(winds), copy.deepcopy(hand), args.seed)
+
+
+def with_evidence(
+    years: Years, law: NetworkLaw, args: argparse.Namespace, first: int, last: int
+) -> dict:
+    """Fit a network to some years, with prior and errors from the evidence."""
+    watch, columns = Stopwatch(), years.training(law, first, last)
+    columns.noise.assign(0.35)
+    Jhat = columns.record(femnn.GaussianPrior(columns.weights))
+    result = femnn.fit_with_evidence(
+        Jhat, rounds=args.rounds, maxiter=args.iterations, callback=say, progress=False
+    )
+    visited = femnn.Visited(columns.K)
+    columns.simulate(lambda T, time: visited.add())
+    return {
+        "law": law,
+        "visited": visited,
+        "Jhat": Jhat,
+        "posterior": result.posterior,
+        "columns": columns,
+        "weights": len(columns.weights.vector),
+        "effective": result.posterior.effective_parameters,
+        "evidence": result.history,
+        "noise": float(columns.noise),
+        "solves": solves_of(result.solves, columns),
+        "seconds": watch.seconds(),
+    }
+
+
+def say(posterior: femnn.LaplacePosterior) -> None:
+    print(f"  log evidence {posterior.log_evidence:.1f}, {posterior}", flush=True)
+
+
+def choose(years: Years, args: argparse.Namespace) -> dict:
+    """What a network takes of the wind: fitted without the last year, judged on it."""
+    first, last = years.fitted
+    hand = WindLaw()
+    columns = years.training(hand, first, last - 1)
+    columns.noise.assign(0.5)
+    femnn.fit(columns.record(), "gauss-newton", maxiter=25, ftol=1e-4, progress=False)
+    tried = []
+    for winds in args.winds:
+        days = [int(n) for n in winds.split(",")]
+        law = around(args, days, hand)
+        row = with_evidence(years, law, args, first, last - 1)
+        tried.append({"winds": days, "rmse": year_error(years, law, last)})
+        tried[-1] |= {"evidence": row["evidence"][-1], "effective": row["effective"]}
+        print(f"winds of {winds} days: RMSE in {last} {tried[-1]['rmse']:.3f} deg C", flush=True)
+    best = min(tried, key=lambda t: t["rmse"])
+    return {"winds": best["winds"], "hand_made": year_error(years, hand, last), "tried": tried}
+
+
+def year_error(years: Years, law: Law, year: int) -> float:
+    """RMSE of one year, run from its first profile."""
+    return rms(Columns(years.lake, law, [years.season_of(year)]).errors())
+
+
+def judge(years: Years, row: dict) -> None:
+    """Errors of a law in the fitted and the held-out years."""
+    columns = years.judging(row["law"])
+    errors = columns.errors()
+    n = years.n_fitted
+    row["errors"] = errors[:, n:]
+    row["fitted"], row["held_out"] = rms(errors[:, :n]), rms(errors[:, n:])
+    row["held_out_by_depth"] = np.sqrt(np.nanmean(errors[:, n:] ** 2, axis=(0, 1))).tolist()
+    row["held_out_bias_by_depth"] = np.nanmean(errors[:, n:], axis=(0, 1)).tolist()
+    row["fields"] = [columns.T]
+
+
+def rms(errors: np.ndarray) -> float:
+    return float(np.sqrt(np.nanmean(errors**2)))
+
+
+def without_a_model(years: Years) -> dict:
+    """The mean of the day of the year at each depth (and a week around it), and one temperature."""
+    lake, days = years.lake, day_of_year(years.lake.days)
+    fitted, held_out = (
+        (lake.years >= a) & (lake.years <= b) for a, b in (years.fitted, years.held_out)
+    )
+    means = np.full((367, len(lake.depths)), np.nan)
+    for day in range(1, 367):
+        near = fitted & (np.abs((days - day + 183) % 366 - 183) <= 7)
+        if near.any():
+            means[day] = np.nanmean(lake.measured[near], axis=0)
+    models = {"day of the year": means[days], "as warm as the top": lake.measured[:, :1]}
+    return {
+        name: {
+            part: rms((values - lake.measured)[which, 1:])
+            for part, which in (("fitted", fitted), ("held_out", held_out))
+        }
+        for name, values in models.items()
+    }
+
+
+def day_of_year(days: np.ndarray) -> np.ndarray:
+    return (days - days.astype("datetime64[Y]")).astype(int) + 1
+
+
+def band(years: Years, row: dict) -> dict:
+    """How sure the network's prediction of the held-out years is, and how often it is right.
+
+    The run is recorded on the tape of the posterior, which gives the spread of its values.
+    """
+    first, last = years.held_out
+    rows = [(years.season_of(first)[0], years.season_of(last)[1])]
+    columns = Columns(years.lake, row["law"], rows)
+    columns.noise.assign(row["noise"])
+    posterior = row["posterior"]
+    with set_working_tape(row["Jhat"].tape):
+        continue_annotation()
+        observe = columns.data.start()
+        columns.march(observe)
+        observe.misfit()
+        pause_annotation()
+        spread = posterior.predict(observe.residuals).std * row["noise"]
+    known = np.isfinite(columns.data.values)
+    std = np.full(known.shape, np.nan)
+    std[known] = spread
+    scores = columns.data.scores(observe.model, std=std)
+    return {"std": rms(std), "table": std, "model": observe.model} | {
+        name: scores[name, "all"] for name in scores
+    }
+
+
+def other_lake(args: argparse.Namespace, rows: dict[str, dict]) -> dict:
+    """Summers of another lake: predicted, and with the laws fitted to the first three of them."""
+    lake = read_lake(args.data, "langtjern")
+    years = Years(lake, (2013, 2015), (2016, 2018), 200, args.every, spacing=0.5, season=(6, 10))
+    found = {"without refitting": {}, "refitted": {}}
+    for name, row in rows.items():
+        found["without refitting"][name] = judged(years, {"law": row["law"]})
+    for name, law in HAND_MADE.items():
+        row = fit(years, name, law())
+        found["refitted"][name] = judged(years, row)
+    law = around(args, rows["network"]["law"].winds, row["law"])
+    found["refitted"]["network"] = judged(years, with_evidence(years, law, args, 2013, 2015))
+    return found | {"without a model": without_a_model(years)}
+
+
+def judged(years: Years, row: dict) -> dict:
+    judge(years, row)
+    keys = ("fitted", "held_out", "held_out_by_depth", "effective", "noise")
+    return {key: row[key] for key in keys if key in row}
+
+
+def tell(rows: dict[str, dict], numbers: dict) -> None:
+    """The numbers of the study, on the terminal."""
+    show("RMSE below the first thermometer", rows, COLUMNS)
+    for name, row in numbers["without_a_model"].items():
+        print(f"{name}: {row['fitted']:.3f}, held out {row['held_out']:.3f}")
+    bands, budget = numbers["bands"], numbers["heat_budget"]
+    coverage = {k: v for k, v in bands.items() if "coverage" in k}
+    noise = rows["network"]["noise"]
+    print(f"The network's bands in the held-out years: {coverage}, noise {noise:.3f} K")
+    print("Heat, MJ/m2: " + ", ".join(f"{v:.4g} {k}" for k, v in budget.items()))
+    for how, of_laws in numbers.get("langtjern", {}).items():
+        for name, row in of_laws.items():
+            print(f"Langtjern, {how}, {name}: {row['fitted']:.3f}, {row['held_out']:.3f}")
+    print(f"{numbers['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
