@@ -73,17 +73,15 @@ class Years:
     def training(self, law: Law, first: int, last: int) -> Columns:
         return Columns(self.lake, law, self.parts(first, last), self.every, self.spacing)
 
-    def judging(self, law: Law) -> Columns:
-        """Both halves, each in one run; where seasons are cut out a run for each year."""
-        whole = self.season == (1, 12)
-        runs = [
-            [(self.season_of(first)[0], self.season_of(last)[1])]
-            if whole
-            else [self.season_of(y) for y in range(first, last + 1)]
-            for first, last in (self.fitted, self.held_out)
-        ]
-        self.n_fitted = len(runs[0])
-        return Columns(self.lake, law, runs[0] + runs[1], 1, self.spacing)
+    def runs(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The years in one run; where seasons are cut out a run for each year."""
+        if self.season == (1, 12):
+            return [(self.season_of(first)[0], self.season_of(last)[1])]
+        return [self.season_of(year) for year in range(first, last + 1)]
+
+    def judging(self, law: Law, *years: tuple[int, int]) -> Columns:
+        rows = [run for pair in years for run in self.runs(*pair)]
+        return Columns(self.lake, law, rows, 1, self.spacing)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -98,6 +96,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--iterations", type=at_least(1), default=3, help="Gauss-Newton iterations in a round")
     add("--winds", nargs="+", default=["1", "1,7"], help="to choose from: means over these days")
     add("--years", type=int, nargs=4, default=[2004, 2010, 2011, 2016], help="fitted, held out")
+    add("--months", type=int, nargs=2, default=[1, 12], help="of each year, first and last")
     add("--no-langtjern", action="store_true", help="leave out the other lake")
     return parser.parse_args(argv)
 
@@ -107,13 +106,17 @@ def main(argv: list[str] | None = None) -> dict:
     if COMM_WORLD.size > 1:
         raise SystemExit("lakes: the columns are too small for several ranks, use one.")
     years = Years(
-        read_lake(args.data), tuple(args.years[:2]), tuple(args.years[2:]), args.part, args.every
+        read_lake(args.data),
+        tuple(args.years[:2]),
+        tuple(args.years[2:]),
+        args.part,
+        args.every,
+        season=tuple(args.months),
     )
     rows = {name: fit(years, name, law()) for name, law in HAND_MADE.items()}
-    choice = choose(years, args)
-    first, last = years.fitted
-    law = around(args, choice["winds"], rows["hand-made law"]["law"])
-    rows["network"] = with_evidence(years, law, args, first, last)
+    choice, chosen = choose(years, args)
+    law = chosen["law"]
+    rows["network"] = with_evidence(years, law, args, *years.fitted, chosen)
     for row in rows.values():
         judge(years, row)
     references = without_a_model(years)
@@ -123,7 +126,7 @@ def main(argv: list[str] | None = None) -> dict:
         "rmse": {n: {k: v for k, v in r.items() if k not in LARGE} for n, r in rows.items()},
         "without_a_model": references,
         "choice": choice,
-        "bands": {k: v for k, v in bands.items() if k != "table"},
+        "bands": {k: v for k, v in bands.items() if k not in ("table", "model")},
         "heat_budget": budget,
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }
@@ -137,7 +140,7 @@ def main(argv: list[str] | None = None) -> dict:
     return numbers
 
 
-LARGE = ("law", "result", "columns", "posterior", "Jhat", "fields", "errors", "visited")
+LARGE = ("law", "columns", "posterior", "Jhat", "fields", "errors", "visited")
 
 
 def fit(years: Years, name: str, law: Law) -> dict:
@@ -167,12 +170,22 @@ def around(args: argparse.Namespace, winds: list[int], hand: Law) -> NetworkLaw:
 
 
 def with_evidence(
-    years: Years, law: NetworkLaw, args: argparse.Namespace, first: int, last: int
+    years: Years,
+    law: NetworkLaw,
+    args: argparse.Namespace,
+    first: int,
+    last: int,
+    known: dict | None = None,
 ) -> dict:
-    """Fit a network to some years, with prior and errors from the evidence."""
+    """Fit a network to some years, with prior and errors from the evidence.
+
+    ``known`` is what an earlier fit of the law has found, from which it goes on.
+    """
+    known = known or {"noise": 0.35, "precision": 1.0, "solves": 0, "seconds": 0.0}
     watch, columns = Stopwatch(), years.training(law, first, last)
-    columns.noise.assign(0.35)
-    Jhat = columns.record(femnn.GaussianPrior(columns.weights))
+    columns.noise.assign(known["noise"])
+    prior = femnn.GaussianPrior(columns.weights, known["precision"])
+    Jhat = columns.record(prior)
     result = femnn.fit_with_evidence(
         Jhat, rounds=args.rounds, maxiter=args.iterations, callback=say, progress=False
     )
@@ -188,8 +201,9 @@ def with_evidence(
         "effective": result.posterior.effective_parameters,
         "evidence": result.history,
         "noise": float(columns.noise),
-        "solves": solves_of(result.solves, columns),
-        "seconds": watch.seconds(),
+        "precision": prior.precision,
+        "solves": known["solves"] + solves_of(result.solves, columns),
+        "seconds": known["seconds"] + watch.seconds(),
     }
 
 
@@ -197,40 +211,44 @@ def say(posterior: femnn.LaplacePosterior) -> None:
     print(f"  log evidence {posterior.log_evidence:.1f}, {posterior}", flush=True)
 
 
-def choose(years: Years, args: argparse.Namespace) -> dict:
+def choose(years: Years, args: argparse.Namespace) -> tuple[dict, dict]:
     """What a network takes of the wind: fitted without the last year, judged on it."""
     first, last = years.fitted
     hand = WindLaw()
     columns = years.training(hand, first, last - 1)
     columns.noise.assign(0.5)
     femnn.fit(columns.record(), "gauss-newton", maxiter=25, ftol=1e-4, progress=False)
-    tried = []
+    tried: list[dict] = []
+    fits = []
     for winds in args.winds:
         days = [int(n) for n in winds.split(",")]
         law = around(args, days, hand)
-        row = with_evidence(years, law, args, first, last - 1)
+        fits.append(with_evidence(years, law, args, first, last - 1))
         tried.append({"winds": days, "rmse": year_error(years, law, last)})
-        tried[-1] |= {"evidence": row["evidence"][-1], "effective": row["effective"]}
+        tried[-1] |= {key: fits[-1][key] for key in ("evidence", "effective", "noise")}
         print(f"winds of {winds} days: RMSE in {last} {tried[-1]['rmse']:.3f} deg C", flush=True)
-    best = min(tried, key=lambda t: t["rmse"])
-    return {"winds": best["winds"], "hand_made": year_error(years, hand, last), "tried": tried}
+    best = int(np.argmin([t["rmse"] for t in tried]))
+    choice = {"winds": tried[best]["winds"], "hand_made": year_error(years, hand, last)}
+    print(f"{choice}", flush=True)
+    return choice | {"tried": tried}, fits[best]
 
 
 def year_error(years: Years, law: Law, year: int) -> float:
     """RMSE of one year, run from its first profile."""
-    return rms(Columns(years.lake, law, [years.season_of(year)]).errors())
+    return rms(Columns(years.lake, law, [years.season_of(year)], 1, years.spacing).errors())
 
 
 def judge(years: Years, row: dict) -> None:
     """Errors of a law in the fitted and the held-out years."""
-    columns = years.judging(row["law"])
+    columns = years.judging(row["law"], years.fitted, years.held_out)
     errors = columns.errors()
-    n = years.n_fitted
+    n = len(years.runs(*years.fitted))
     row["errors"] = errors[:, n:]
     row["fitted"], row["held_out"] = rms(errors[:, :n]), rms(errors[:, n:])
     row["held_out_by_depth"] = np.sqrt(np.nanmean(errors[:, n:] ** 2, axis=(0, 1))).tolist()
     row["held_out_bias_by_depth"] = np.nanmean(errors[:, n:], axis=(0, 1)).tolist()
     row["fields"] = [columns.T]
+    print(f"fitted {row['fitted']:.3f}, held out {row['held_out']:.3f} deg C", flush=True)
 
 
 def rms(errors: np.ndarray) -> float:
@@ -267,9 +285,7 @@ def band(years: Years, row: dict) -> dict:
 
     The run is recorded on the tape of the posterior, which gives the spread of its values.
     """
-    first, last = years.held_out
-    rows = [(years.season_of(first)[0], years.season_of(last)[1])]
-    columns = Columns(years.lake, row["law"], rows)
+    columns = years.judging(row["law"], years.held_out)
     columns.noise.assign(row["noise"])
     posterior = row["posterior"]
     with set_working_tape(row["Jhat"].tape):
@@ -283,7 +299,7 @@ def band(years: Years, row: dict) -> dict:
     std = np.full(known.shape, np.nan)
     std[known] = spread
     scores = columns.data.scores(observe.model, std=std)
-    return {"std": rms(std), "table": std, "model": observe.model} | {
+    return {"std": rms(std), "table": std, "model": observe.model, "rows": columns.rows} | {
         name: scores[name, "all"] for name in scores
     }
 
@@ -295,11 +311,11 @@ def other_lake(args: argparse.Namespace, rows: dict[str, dict]) -> dict:
     found = {"without refitting": {}, "refitted": {}}
     for name, row in rows.items():
         found["without refitting"][name] = judged(years, {"law": row["law"]})
-    for name, law in HAND_MADE.items():
-        row = fit(years, name, law())
-        found["refitted"][name] = judged(years, row)
+    row = fit(years, "hand-made law, Langtjern", WindLaw())
+    found["refitted"]["hand-made law"] = judged(years, row)
     law = around(args, rows["network"]["law"].winds, row["law"])
-    found["refitted"]["network"] = judged(years, with_evidence(years, law, args, 2013, 2015))
+    refitted = with_evidence(years, law, args, *years.fitted)
+    found["refitted"]["network"] = judged(years, refitted)
     return found | {"without a model": without_a_model(years)}
 
 

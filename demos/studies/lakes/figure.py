@@ -8,9 +8,9 @@ import femnn
 from .data import Lake
 from .laws import LEAST
 
+Z90 = 1.645  # standard deviations on each side of a normal 90 % band
 WINDS = {2.0: "tab:blue", 5.0: "tab:green", 10.0: "tab:red"}  # m/s
 LAW_DEPTHS = (5.0, 15.0, 30.0)  # m
-LEVEL = 0.9
 
 
 def draw(lake: Lake, rows: dict[str, dict], bands: dict) -> plt.Figure:
@@ -37,7 +37,7 @@ def _draw_law(axis, rows: dict[str, dict], depth: float) -> None:
     for wind, colour in WINDS.items():
         inputs = (depth, log_N2, *(wind for _ in law.winds))
         found = posterior.law(law, *inputs)
-        relative = 1.645 * found.std / found.mean
+        relative = Z90 * found.std / found.mean
         seen = visited.contains(*inputs)
         axis.plot(log_N2, found.mean, ":", color=colour, lw=1)
         inside = np.where(seen, found.mean, np.nan)
@@ -61,15 +61,17 @@ def _draw_depths(axis, lake: Lake, rows: dict[str, dict]) -> None:
 
 
 def _draw_series(axis, lake: Lake, rows: dict[str, dict], bands: dict) -> None:
-    """The middle of the last held-out years at two depths."""
-    n = min(len(bands["model"]), 2 * 366)
-    days = lake.days[-len(bands["model"]) :][-n:]
+    """The last two years of the first run at two depths."""
+    first, last = bands["rows"][0]
+    from_day = max(0, last - first - 730)
+    part = slice(from_day, last - first + 1)
+    days, measured = (x[first + from_day : last + 1] for x in (lake.days, lake.measured))
     for depth, colour in ((11.0, "tab:orange"), (27.0, "tab:blue")):
         column = int(np.argmin(np.abs(lake.depths[1:] - depth)))
-        model, std = (bands[k][-n:, column] for k in ("model", "table"))
-        width = 1.645 * np.hypot(std, rows["network"]["noise"])
+        model, std = (bands[k][part, column] for k in ("model", "table"))
+        width = Z90 * np.hypot(std, rows["network"]["noise"])
         axis.fill_between(days, model - width, model + width, color=colour, alpha=0.25, lw=0)
         axis.plot(days, model, color=colour, label=f"network, {lake.depths[column + 1]:g} m")
-        axis.plot(days, lake.measured[-len(bands["model"]) :][-n:, column + 1], "k", lw=0.8)
+        axis.plot(days, measured[:, column + 1], "k", lw=0.8)
     axis.set(ylabel="°C (black: measured; 90 % bands)")
     axis.legend(fontsize=8)

@@ -118,7 +118,7 @@ class Columns:
         return NeuralVariationalSolver(problem, solver_parameters=PARAMETERS)
 
     def _observations(self, every: int) -> femnn.Observations:
-        """What was measured below the first thermometer; gaps where a column has come to its end."""
+        """What was measured below the first thermometer; gaps where a column has ended."""
         depths, n = self.lake.depths, len(self.rows)
         points = np.concatenate([c * APART + depths[1:] - depths[0] for c in range(n)])
         names = [f"{c}: {d:g} m" for c in range(n) for d in depths[1:]]
