@@ -15,18 +15,17 @@ of its summers.
 
 import argparse
 import copy
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from firedrake import COMM_WORLD
-from pyadjoint.tape import continue_annotation, pause_annotation, set_working_tape
 
 import femnn
 from demos.studies.common import Stopwatch, at_least, command_line, show, write_results
 
-from .data import Lake, read_lake
+from .data import read_lake
 from .figure import draw
+from .judging import Years, band, judge, without_a_model, year_error
 from .laws import ConstantK, Law, NetworkLaw, PowerOfN2, WindLaw
 from .model import Columns
 
@@ -38,50 +37,6 @@ COLUMNS = {
     "solves": ("PDE solves", "d"),
     "seconds": ("seconds", ".0f"),
 }
-
-
-@dataclass
-class Years:
-    """How a lake's record is cut."""
-
-    lake: Lake
-    fitted: tuple[int, int]
-    held_out: tuple[int, int]
-    part: int  # days in a part that is fitted
-    every: int  # days between the data that are fitted
-    spacing: float = 1.0
-    season: tuple[int, int] = (1, 12)  # the months, of each year
-    rows: list[tuple[int, int]] = field(init=False)
-
-    def season_of(self, year: int) -> tuple[int, int]:
-        """The first and the last row of a year's season."""
-        months = self.lake.days.astype("datetime64[M]").astype(int) % 12 + 1
-        inside = (months >= self.season[0]) & (months <= self.season[1])
-        rows = np.flatnonzero((self.lake.years == year) & inside)
-        return int(rows[0]), int(rows[-1])
-
-    def parts(self, first: int, last: int) -> list[tuple[int, int]]:
-        """Parts of a season's length or less, of the years from the first to the last."""
-        found = []
-        for year in range(first, last + 1):
-            begin, end = self.season_of(year)
-            n = max(1, round((end - begin) / self.part))
-            cuts = np.linspace(begin, end, n + 1).astype(int)
-            found += zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
-        return found
-
-    def training(self, law: Law, first: int, last: int) -> Columns:
-        return Columns(self.lake, law, self.parts(first, last), self.every, self.spacing)
-
-    def runs(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The years in one run; where seasons are cut out a run for each year."""
-        if self.season == (1, 12):
-            return [(self.season_of(first)[0], self.season_of(last)[1])]
-        return [self.season_of(year) for year in range(first, last + 1)]
-
-    def judging(self, law: Law, *years: tuple[int, int]) -> Columns:
-        rows = [run for pair in years for run in self.runs(*pair)]
-        return Columns(self.lake, law, rows, 1, self.spacing)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -231,77 +186,6 @@ def choose(years: Years, args: argparse.Namespace) -> tuple[dict, dict]:
     choice = {"winds": tried[best]["winds"], "hand_made": year_error(years, hand, last)}
     print(f"{choice}", flush=True)
     return choice | {"tried": tried}, fits[best]
-
-
-def year_error(years: Years, law: Law, year: int) -> float:
-    """RMSE of one year, run from its first profile."""
-    return rms(Columns(years.lake, law, [years.season_of(year)], 1, years.spacing).errors())
-
-
-def judge(years: Years, row: dict) -> None:
-    """Errors of a law in the fitted and the held-out years."""
-    columns = years.judging(row["law"], years.fitted, years.held_out)
-    errors = columns.errors()
-    n = len(years.runs(*years.fitted))
-    row["errors"] = errors[:, n:]
-    row["fitted"], row["held_out"] = rms(errors[:, :n]), rms(errors[:, n:])
-    row["held_out_by_depth"] = np.sqrt(np.nanmean(errors[:, n:] ** 2, axis=(0, 1))).tolist()
-    row["held_out_bias_by_depth"] = np.nanmean(errors[:, n:], axis=(0, 1)).tolist()
-    row["fields"] = [columns.T]
-    print(f"fitted {row['fitted']:.3f}, held out {row['held_out']:.3f} deg C", flush=True)
-
-
-def rms(errors: np.ndarray) -> float:
-    return float(np.sqrt(np.nanmean(errors**2)))
-
-
-def without_a_model(years: Years) -> dict:
-    """The mean of the day of the year at each depth (and a week around it), and one temperature."""
-    lake, days = years.lake, day_of_year(years.lake.days)
-    fitted, held_out = (
-        (lake.years >= a) & (lake.years <= b) for a, b in (years.fitted, years.held_out)
-    )
-    means = np.full((367, len(lake.depths)), np.nan)
-    for day in range(1, 367):
-        near = fitted & (np.abs((days - day + 183) % 366 - 183) <= 7)
-        if near.any():
-            means[day] = np.nanmean(lake.measured[near], axis=0)
-    models = {"day of the year": means[days], "as warm as the top": lake.measured[:, :1]}
-    return {
-        name: {
-            part: rms((values - lake.measured)[which, 1:])
-            for part, which in (("fitted", fitted), ("held_out", held_out))
-        }
-        for name, values in models.items()
-    }
-
-
-def day_of_year(days: np.ndarray) -> np.ndarray:
-    return (days - days.astype("datetime64[Y]")).astype(int) + 1
-
-
-def band(years: Years, row: dict) -> dict:
-    """How sure the network's prediction of the held-out years is, and how often it is right.
-
-    The run is recorded on the tape of the posterior, which gives the spread of its values.
-    """
-    columns = years.judging(row["law"], years.held_out)
-    columns.noise.assign(row["noise"])
-    posterior = row["posterior"]
-    with set_working_tape(row["Jhat"].tape):
-        continue_annotation()
-        observe = columns.data.start()
-        columns.march(observe)
-        observe.misfit()
-        pause_annotation()
-        spread = posterior.predict(observe.residuals).std * row["noise"]
-    known = np.isfinite(columns.data.values)
-    std = np.full(known.shape, np.nan)
-    std[known] = spread
-    scores = columns.data.scores(observe.model, std=std)
-    return {"std": rms(std), "table": std, "model": observe.model, "rows": columns.rows} | {
-        name: scores[name, "all"] for name in scores
-    }
 
 
 def other_lake(args: argparse.Namespace, rows: dict[str, dict]) -> dict:

@@ -1,0 +1,135 @@
+"""How the record is cut, and how laws are judged."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from pyadjoint.tape import continue_annotation, pause_annotation, set_working_tape
+
+from .data import Lake
+from .laws import Law
+from .model import Columns
+
+
+@dataclass
+class Years:
+    """How a lake's record is cut."""
+
+    lake: Lake
+    fitted: tuple[int, int]
+    held_out: tuple[int, int]
+    part: int  # days in a part that is fitted
+    every: int  # days between the data that are fitted
+    spacing: float = 1.0
+    season: tuple[int, int] = (1, 12)  # the months, of each year
+
+    def season_of(self, year: int) -> tuple[int, int]:
+        """The first and the last row of a year's season."""
+        months = self.lake.days.astype("datetime64[M]").astype(int) % 12 + 1
+        inside = (months >= self.season[0]) & (months <= self.season[1])
+        rows = np.flatnonzero((self.lake.years == year) & inside)
+        return int(rows[0]), int(rows[-1])
+
+    def parts(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Parts of a season's length or less, of the years from the first to the last."""
+        found = []
+        for year in range(first, last + 1):
+            begin, end = self.season_of(year)
+            n = max(1, round((end - begin) / self.part))
+            cuts = np.linspace(begin, end, n + 1).astype(int)
+            found += zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
+        return found
+
+    def training(self, law: Law, first: int, last: int) -> Columns:
+        return Columns(self.lake, law, self.parts(first, last), self.every, self.spacing)
+
+    def runs(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The years in one run; where seasons are cut out a run for each year."""
+        if self.season == (1, 12):
+            return [(self.season_of(first)[0], self.season_of(last)[1])]
+        return [self.season_of(year) for year in range(first, last + 1)]
+
+    def judging(self, law: Law, *years: tuple[int, int]) -> Columns:
+        rows = [run for pair in years for run in self.runs(*pair)]
+        return Columns(self.lake, law, rows, 1, self.spacing)
+
+
+def year_error(years: Years, law: Law, year: int) -> float:
+    """RMSE of one year, run from its first profile."""
+    return rms(Columns(years.lake, law, [years.season_of(year)], 1, years.spacing).errors())
+
+
+def judge(years: Years, row: dict) -> None:
+    """Errors of a law in the fitted and the held-out years."""
+    columns = years.judging(row["law"], years.fitted, years.held_out)
+    errors = columns.errors()
+    n = len(years.runs(*years.fitted))
+    row["errors"] = errors[:, n:]
+    row["fitted"], row["held_out"] = rms(errors[:, :n]), rms(errors[:, n:])
+    row["held_out_by_depth"] = np.sqrt(np.nanmean(errors[:, n:] ** 2, axis=(0, 1))).tolist()
+    row["held_out_by_month"] = by_month(columns, errors, n)
+    row["held_out_bias_by_depth"] = np.nanmean(errors[:, n:], axis=(0, 1)).tolist()
+    row["fields"] = [columns.T]
+    print(f"fitted {row['fitted']:.3f}, held out {row['held_out']:.3f} deg C", flush=True)
+
+
+def by_month(columns: Columns, errors: np.ndarray, n: int) -> dict[str, float]:
+    """RMSE of each month of the columns from the n-th on."""
+    months = columns.lake.days.astype("datetime64[M]").astype(int) % 12 + 1
+    squares: dict[int, list] = {}
+    for (first, last), column in zip(columns.rows[n:], np.moveaxis(errors, 1, 0)[n:], strict=True):
+        for day, values in enumerate(column[: last - first + 1]):
+            squares.setdefault(int(months[first + day]), []).extend(values**2)
+    return {str(m): float(np.sqrt(np.nanmean(squares[m]))) for m in sorted(squares)}
+
+
+def rms(errors: np.ndarray) -> float:
+    return float(np.sqrt(np.nanmean(errors**2)))
+
+
+def without_a_model(years: Years) -> dict:
+    """The mean of the day of the year at each depth (and a week around it), and one temperature."""
+    lake, days = years.lake, day_of_year(years.lake.days)
+    fitted, held_out = (
+        (lake.years >= a) & (lake.years <= b) for a, b in (years.fitted, years.held_out)
+    )
+    means = np.full((367, len(lake.depths)), np.nan)
+    for day in range(1, 367):
+        near = fitted & (np.abs((days - day + 183) % 366 - 183) <= 7)
+        if near.any():
+            means[day] = np.nanmean(lake.measured[near], axis=0)
+    models = {"day of the year": means[days], "as warm as the top": lake.measured[:, :1]}
+    return {
+        name: {
+            part: rms((values - lake.measured)[which, 1:])
+            for part, which in (("fitted", fitted), ("held_out", held_out))
+        }
+        for name, values in models.items()
+    }
+
+
+def day_of_year(days: np.ndarray) -> np.ndarray:
+    return (days - days.astype("datetime64[Y]")).astype(int) + 1
+
+
+def band(years: Years, row: dict) -> dict:
+    """How sure the network's prediction of the held-out years is, and how often it is right.
+
+    The run is recorded on the tape of the posterior, which gives the spread of its values.
+    """
+    columns = years.judging(row["law"], years.held_out)
+    columns.noise.assign(row["noise"])
+    posterior = row["posterior"]
+    with set_working_tape(row["Jhat"].tape):
+        continue_annotation()
+        observe = columns.data.start()
+        columns.march(observe)
+        observe.misfit()
+        pause_annotation()
+        spread = posterior.predict(observe.residuals).std * row["noise"]
+    known = np.isfinite(columns.data.values)
+    std = np.full(known.shape, np.nan)
+    std[known] = spread
+    scores = columns.data.scores(observe.model, std=std)
+    return {"std": rms(std), "table": std, "model": observe.model, "rows": columns.rows} | {
+        name: scores[name, "all"] for name in scores
+    }
