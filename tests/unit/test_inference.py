@@ -85,7 +85,9 @@ def test_predictions_of_a_linear_model():
     femnn.fit(line.Jhat, "gauss-newton", **QUIET)
     posterior = femnn.laplace(line.Jhat)
     mean, covariance = line.posterior(2.0, NOISE)
-    seen = posterior.predict(line.other, noise=0.2)
+    line.Jhat(Constant([0.3, 0.2, 0.1]))  # elsewhere
+    with set_working_tape():  # which is not that of the posterior
+        seen = posterior.predict(line.other, noise=0.2)
     u = line.design @ mean
     variance = np.einsum("ij,jk,ik->i", line.design, covariance, line.design)
     assert np.allclose(seen.mean, u**2, rtol=1e-8)

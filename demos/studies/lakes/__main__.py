@@ -26,10 +26,15 @@ from demos.studies.common import Stopwatch, at_least, command_line, show, write_
 from .data import read_lake
 from .figure import draw
 from .judging import Years, band, judge, without_a_model, year_error
-from .laws import ConstantK, Law, NetworkLaw, PowerOfN2, WindLaw
+from .laws import ConstantK, Law, NetworkLaw, PowerOfN2, WeekLaw, WindLaw
 from .model import Columns
 
-HAND_MADE = {"constant K": ConstantK, "K = a (N2)^-b": PowerOfN2, "hand-made law": WindLaw}
+HAND_MADE = {
+    "constant K": ConstantK,
+    "K = a (N2)^-b": PowerOfN2,
+    "hand-made law": WindLaw,
+    "hand-made law, a week's wind": WeekLaw,
+}
 COLUMNS = {
     "weights": ("weights", "d"),
     "fitted": ("fitted, deg C", ".3f"),

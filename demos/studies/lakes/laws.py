@@ -70,6 +70,12 @@ class WindLaw(HandLaw):
         return torch.logaddexp(np.log(5e-6) + K0 + 0 * z, damped)
 
 
+class WeekLaw(WindLaw):
+    """The same with the mean wind of a week."""
+
+    winds = (7,)
+
+
 class NetworkLaw(Law):
     """log K by a network of (z, log N2, winds); zero weights are a constant K.
 
