@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 import femnn
 
+RANGE = -25.0, 2.0  # of log K: beyond, water mixes not at all or in a second
 LEAST = -8.0  # a log10 N2 below is as good as none
 
 
@@ -23,7 +24,8 @@ class Law(nn.Module):
     winds: tuple[int, ...] = (1,)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.exp(self.log_K(x[:, :1], np.log(10) * x[:, 1:2], x[:, 2:]))
+        log_K = self.log_K(x[:, :1], np.log(10) * x[:, 1:2], x[:, 2:])
+        return torch.exp(log_K.clamp(*RANGE))
 
     def log_K(self, z: Tensor, log_N2: Tensor, winds: Tensor) -> Tensor:
         raise NotImplementedError

@@ -85,8 +85,9 @@ def test_an_adjoint_solve_that_fails_is_done_again_or_says_what_to_do(V, exact):
     assert np.linalg.norm(first - exact[True][0][1]) < 1e-5 * np.linalg.norm(first)
     hopeless = {**parameters, "ksp_max_it": 2}
     Jhat, *_ = poisson(V, adjoint_solver_parameters=hopeless)
-    with pytest.raises(ConvergenceError, match=r"after 2 .*iterations"):
-        Jhat.derivative()
+    for _ in range(2):  # the second time with what the first has left
+        with pytest.raises(ConvergenceError, match=r"after 2 .*iterations"):
+            Jhat.derivative()
 
 
 def stokes(parameters):
