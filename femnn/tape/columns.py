@@ -310,7 +310,7 @@ class _Sweep:
         found = []
         for column in range(self._n):
             for bv, matrix in moving.items():
-                bv.tlm_value = _one(matrix[:, column], bv.output)
+                bv.tlm_value = value_of(matrix[:, column], bv.output)
             found.append(run())
         for bv in moving:
             bv.tlm_value = bv.hessian_value = None
@@ -343,10 +343,3 @@ class _Sweep:
             return [change_of(bv.output, bv.hessian_value) for bv in moving]
 
         return dict(zip(moving, self._columns(moving, run), strict=True))
-
-
-def _one(numbers: np.ndarray, like: Any) -> Any:
-    value = value_of(numbers, like)
-    if value is None:
-        raise NoColumns
-    return value

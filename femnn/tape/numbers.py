@@ -8,6 +8,7 @@ import firedrake as fd
 import numpy as np
 from pyadjoint import AdjFloat
 
+from femnn.tape.between import NoColumns
 from femnn.tape.control import VectorControl
 
 FIELDS = (fd.Function, fd.Cofunction)
@@ -54,7 +55,13 @@ def is_field(value: Any) -> bool:
 
 
 def value_of(numbers: np.ndarray, like: Any) -> Any:
-    """Numbers as a value like another; ``None`` where it is of no known kind."""
+    """Numbers as a value like another.
+
+    Raises
+    ------
+    NoColumns
+        If it is of no known kind.
+    """
     if isinstance(like, VectorControl):
         return like.like(numbers)
     if isinstance(like, fd.Constant):
@@ -62,7 +69,7 @@ def value_of(numbers: np.ndarray, like: Any) -> Any:
     if isinstance(like, AdjFloat):
         return AdjFloat(numbers[0])
     if not is_field(like):
-        return None
+        raise NoColumns
     field = (fd.Cofunction if isinstance(like, fd.Cofunction) else fd.Function)(
         like.function_space()
     )
