@@ -57,6 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--winds", nargs="+", default=["1", "1,7"], help="to choose from: means over these days")
     add("--years", type=int, nargs=4, default=[2004, 2010, 2011, 2016], help="fitted, held out")
     add("--months", type=int, nargs=2, default=[1, 12], help="of each year, first and last")
+    add("--draws", type=at_least(2), default=10, help="of laws from the posterior, for bands")
     add("--no-langtjern", action="store_true", help="leave out the other lake")
     return parser.parse_args(argv)
 
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> dict:
     for row in rows.values():
         judge(years, row)
     references = without_a_model(years)
-    bands = band(years, rows["network"])
+    bands = band(years, rows["network"], args.draws)
     budget = rows["network"]["columns"].heat_budget()
     numbers = {
         "rmse": {n: {k: v for k, v in r.items() if k not in LARGE} for n, r in rows.items()},
@@ -161,7 +162,7 @@ def with_evidence(
         "effective": result.posterior.effective_parameters,
         "evidence": result.history,
         "noise": float(columns.noise),
-        "precision": prior.precision,
+        "precision": prior.precision.tolist(),
         "solves": known["solves"] + solves_of(result.solves, columns),
         "seconds": known["seconds"] + watch.seconds(),
     }

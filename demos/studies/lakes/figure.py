@@ -9,7 +9,7 @@ from .data import Lake
 from .laws import LEAST
 
 Z90 = 1.645  # standard deviations on each side of a normal 90 % band
-WINDS = {2.0: "tab:blue", 5.0: "tab:green", 10.0: "tab:red"}  # m/s
+WINDS = {2.0: "tab:blue", 4.0: "tab:green", 7.0: "tab:red"}  # m/s
 LAW_DEPTHS = (5.0, 15.0, 30.0)  # m
 
 
@@ -41,13 +41,13 @@ def _draw_law(axis, rows: dict[str, dict], depth: float) -> None:
         seen = visited.contains(*inputs)
         axis.plot(log_N2, found.mean, ":", color=colour, lw=1)
         inside = np.where(seen, found.mean, np.nan)
-        axis.plot(log_N2, inside, color=colour, label=f"network, wind {wind:g} m/s")
+        axis.plot(log_N2, inside, color=colour, label=f"wind of day and week {wind:g} m/s")
         lower, upper = inside * np.exp(-relative), inside * np.exp(relative)
         axis.fill_between(log_N2, lower, upper, color=colour, alpha=0.15, lw=0)
         by_hand = femnn.evaluate(hand, depth, log_N2, wind)
         axis.plot(log_N2, by_hand, "--", color=colour, lw=0.8, alpha=0.8)
     axis.set(yscale="log", ylim=(1e-8, 1e-1))
-    axis.set(xlabel="log10 N², N² in 1/s² (dotted: not visited; dashed: hand-made)")
+    axis.set(xlabel="log10 N² (dotted: not visited; dashed: by hand)")
     axis.set_title(f"Diffusivity at {depth:g} m", fontsize=10)
 
 
@@ -61,11 +61,10 @@ def _draw_depths(axis, lake: Lake, rows: dict[str, dict]) -> None:
 
 
 def _draw_series(axis, lake: Lake, rows: dict[str, dict], bands: dict) -> None:
-    """The last two years of the first run at two depths."""
+    """The first of the held-out years at two depths."""
     first, last = bands["rows"][0]
-    from_day = max(0, last - first - 730)
-    part = slice(from_day, last - first + 1)
-    days, measured = (x[first + from_day : last + 1] for x in (lake.days, lake.measured))
+    part = slice(0, last - first + 1)
+    days, measured = (x[first : last + 1] for x in (lake.days, lake.measured))
     for depth, colour in ((11.0, "tab:orange"), (27.0, "tab:blue")):
         column = int(np.argmin(np.abs(lake.depths[1:] - depth)))
         model, std = (bands[k][part, column] for k in ("model", "table"))
