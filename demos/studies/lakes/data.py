@@ -44,6 +44,11 @@ class Lake:
         """The year of each day."""
         return self.days.astype("datetime64[Y]").astype(int) + 1970
 
+    @property
+    def months(self) -> np.ndarray:
+        """The month of each day, 1 to 12."""
+        return self.days.astype("datetime64[M]").astype(int) % 12 + 1
+
     def area(self, depth: np.ndarray) -> np.ndarray:
         """The area at a depth, in m2."""
         return np.interp(depth, *self.bathymetry.T)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .data import Lake
-from .laws import Law
+from .laws import DrawnLaw, Law
 from .model import Columns
 
 
@@ -23,10 +23,13 @@ class Years:
 
     def season_of(self, year: int) -> tuple[int, int]:
         """The first and the last row of a year's season."""
-        months = self.lake.days.astype("datetime64[M]").astype(int) % 12 + 1
-        inside = (months >= self.season[0]) & (months <= self.season[1])
-        rows = np.flatnonzero((self.lake.years == year) & inside)
+        rows = np.flatnonzero((self.lake.years == year) & self.in_season)
         return int(rows[0]), int(rows[-1])
+
+    @property
+    def in_season(self) -> np.ndarray:
+        """Whether a day is in the months that count."""
+        return (self.lake.months >= self.season[0]) & (self.lake.months <= self.season[1])
 
     def parts(self, first: int, last: int) -> list[tuple[int, int]]:
         """Parts of a season's length or less, of the years from the first to the last."""
@@ -73,7 +76,7 @@ def judge(years: Years, row: dict) -> None:
 
 def by_month(columns: Columns, errors: np.ndarray, n: int) -> dict[str, float]:
     """RMSE of each month of the columns from the n-th on."""
-    months = columns.lake.days.astype("datetime64[M]").astype(int) % 12 + 1
+    months = columns.lake.months
     squares: dict[int, list] = {}
     for (first, last), column in zip(columns.rows[n:], np.moveaxis(errors, 1, 0)[n:], strict=True):
         for day, values in enumerate(column[: last - first + 1]):
@@ -89,7 +92,8 @@ def without_a_model(years: Years) -> dict:
     """The mean of the day of the year at each depth (and a week around it), and one temperature."""
     lake, days = years.lake, day_of_year(years.lake.days)
     fitted, held_out = (
-        (lake.years >= a) & (lake.years <= b) for a, b in (years.fitted, years.held_out)
+        years.in_season & (lake.years >= a) & (lake.years <= b)
+        for a, b in (years.fitted, years.held_out)
     )
     means = np.full((367, len(lake.depths)), np.nan)
     for day in range(1, 367):
@@ -114,18 +118,18 @@ def band(years: Years, row: dict, draws: int) -> dict:
     """How sure the network's prediction of the held-out years is, and how often it is right.
 
     By runs with laws that are drawn from the posterior, from each year's first profile on: runs are
-    far from linear in the weights where the water is just about to overturn.
+    far from linear in the law where the water is just about to overturn.
     """
     first, last = years.held_out
     rows = [years.season_of(year) for year in range(first, last + 1)]
-    columns = Columns(years.lake, row["law"], rows, 1, years.spacing)
+    law, posterior = DrawnLaw(row["law"]), row["posterior"]
+    columns = Columns(years.lake, law, rows, 1, years.spacing)
     columns.noise.assign(row["noise"])
-    model, best = columns.simulate(), columns.weights.vector.copy()
+    model = columns.simulate()
     squares = np.zeros(model.shape)
-    for weights in row["posterior"].sample(draws, seed=1):
-        columns.weights.assign(weights)
+    for weights in posterior.sample(draws, seed=1):
+        law.take(weights - posterior.mean)
         squares += (columns.simulate() - model) ** 2 / draws
-    columns.weights.assign(best)
     std = np.sqrt(squares)
     scores = columns.data.scores(model, std=std)
     alone = columns.data.scores(model, std=0.0)

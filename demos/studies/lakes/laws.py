@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, jvp
 
 import femnn
 
@@ -116,3 +117,37 @@ class NetworkLaw(Law):
         correction = 3 * self.net(torch.cat([z, log_N2 / np.log(10), winds], 1))
         base = np.log(1e-5) if self.around is None else self.around.log_K(z, log_N2, winds)
         return base + correction
+
+
+class DrawnLaw(Law):
+    """A network's law with log K changed as it is to first order by a change of the weights.
+
+    Draws of weights are draws of laws only where the law is linear in them, which it is not far
+    from the best ones.
+
+    Parameters
+    ----------
+    law
+        The law at the best weights.
+    """
+
+    def __init__(self, law: NetworkLaw):
+        super().__init__()
+        self.law, self.winds = law, law.winds
+        self.change: dict[str, Tensor] = {}
+
+    def take(self, change: np.ndarray) -> None:
+        """Change the law as this change of its weights would, shape ``(n_weights,)``."""
+        parameters = dict(self.law.net.named_parameters())
+        parts = torch.from_numpy(change).split([p.numel() for p in parameters.values()])
+        pairs = zip(parameters.items(), parts, strict=True)
+        self.change = {name: part.reshape(p.shape) for (name, p), part in pairs}
+
+    def log_K(self, z: Tensor, log_N2: Tensor, winds: Tensor) -> Tensor:
+        best = self.law.log_K(z, log_N2, winds)
+        if not self.change:
+            return best
+        inputs = torch.cat([z, log_N2 / np.log(10), winds], 1)
+        known = {name: p.detach() for name, p in self.law.net.named_parameters()}
+        call = lambda weights: functional_call(self.law.net, weights, (inputs,))  # noqa: E731
+        return best + 3 * jvp(call, (known,), (self.change,))[1]
