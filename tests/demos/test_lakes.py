@@ -65,7 +65,7 @@ def test_the_study(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lakes, "HAND_MADE", {"hand-made law": WindLaw})
     folder = tmp_path / "results"
     sizes = "--years 2001 2002 2003 2003 --months 6 6 --part 30 --every 2 --rounds 1"
-    sizes += " --iterations 1 --winds 1 --width 3 --draws 3 --no-langtjern"
+    sizes += " --iterations 1 --winds 1 --width 3 --draws 2 --no-langtjern"
     numbers = lakes.main(["--data", str(tmp_path), "--output", str(folder), *sizes.split()])
     rmse = numbers["rmse"]
     assert rmse["hand-made law"]["held_out"] < 0.1

@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict:
         "rmse": {n: {k: v for k, v in r.items() if k not in LARGE} for n, r in rows.items()},
         "without_a_model": references,
         "choice": choice,
-        "bands": {k: v for k, v in bands.items() if k not in ("table", "model")},
+        "bands": {k: v for k, v in bands.items() if isinstance(v, (int, float)) and v == v},
         "heat_budget": budget,
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
     }
