@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from checkpoint_schedules import Revolve
+from mpi4py import MPI
 
-from benchmarks import coverage, derivatives, memory, mosaic, training
+from benchmarks import coverage, derivatives, memory, mosaic, on_ranks, scaling, training
 from benchmarks.methods import WithFemnn
 from benchmarks.posterior import checkerboard, heat, subsurface
 from benchmarks.problem import network, other_weights
@@ -125,3 +126,41 @@ def test_laws_of_the_coverage_are_found(name):
     _, row, _ = coverage.Draws(case, rounds=2).fitted(0)
     assert row["error"] < 0.15
     assert row["inside"] == sorted(row["inside"])
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_counts_of_more_ranks():
+    """Derivatives are those of one rank; what femnn sends for them does not grow with the mesh."""
+    n, comm = 6, MPI.COMM_WORLD
+    row, finer = on_ranks.count(n, 20), on_ranks.count(2 * n, 20)
+    alone = on_ranks.Model(n, MPI.COMM_SELF, 20)
+    w = other_weights(3, len(alone.weights))[1]
+    alone.forward(w)
+    for name in ("gradient", "Hessian action"):
+        expected = on_ranks.WORK[name](alone, w)
+        np.testing.assert_allclose(row["vectors"][name], expected, rtol=1e-6, atol=1e-8)
+    low, high = row["points"]
+    assert low <= 6 * 2 * n**2 / comm.size <= high
+    for name in ("gradient", "Hessian action", "Gauss-Newton action"):
+        counts, of_finer = row["counts"][name], finer["counts"][name]
+        for key in ("own calls", "own bytes"):
+            assert counts[key] == of_finer[key]
+            assert (counts[key] > 0) == (comm.size > 1)
+        for key in ("messages", "bytes", "reductions"):
+            assert (counts[key] > 0) == (comm.size > 1)
+    order = row["counts"]["checkpoint's order, a field"]["own bytes"]
+    assert order <= 8 * row["nodes"] * (1 + 16 / comm.size) + 1000 if comm.size > 1 else order == 0
+
+
+def test_the_model_of_a_machine():
+    """Computing is shared between ranks, reductions are not."""
+    work = {"messages": 10, "bytes": 1e4, "reductions": 5, "own calls": 3, "own bytes": 800}
+    row = {"ranks": 4, "nodes": 1e4, "points": [2e4, 3e4], "counts": {"forward": work}}
+    clock = {"processor": {"forward": 1.0}, "points": 1e5}
+    run = {"counts": [row], "clocks": {"rows": [clock]}}
+    few, many = (scaling.model(run, ranks=r, points=1e8)["forward"] for r in (100, 10000))
+    assert few["computing"] == pytest.approx(10.0)
+    assert many["computing"] == pytest.approx(0.1)
+    assert many["reductions"] == pytest.approx(2 * few["reductions"])
+    assert many["messages"] == pytest.approx(few["messages"])
+    assert many["bytes"] < few["bytes"]
