@@ -130,11 +130,10 @@ def test_laws_of_the_coverage_are_found(name):
 
 @pytest.mark.parallel([1, 2, 3])
 def test_counts_of_more_ranks():
-    """Derivatives are those of one rank; what femnn sends for them does not grow with the mesh."""
-    n, comm = 6, MPI.COMM_WORLD
-    row, finer = on_ranks.count(n, 20), on_ranks.count(2 * n, 20)
-    alone = on_ranks.Model(n, MPI.COMM_SELF, 20)
-    w = other_weights(3, len(alone.weights))[1]
+    """Derivatives are those of one rank; what femnn sends for them are weights and readings."""
+    n, stations, comm = 6, 20, MPI.COMM_WORLD
+    row, alone = on_ranks.count(n, stations), on_ranks.Model(n, MPI.COMM_SELF, stations)
+    w = other_weights(2, len(alone.weights))[0]
     alone.forward(w)
     for name in ("gradient", "Hessian action"):
         expected = on_ranks.WORK[name](alone, w)
@@ -142,14 +141,11 @@ def test_counts_of_more_ranks():
     low, high = row["points"]
     assert low <= 6 * 2 * n**2 / comm.size <= high
     for name in ("gradient", "Hessian action", "Gauss-Newton action"):
-        counts, of_finer = row["counts"][name], finer["counts"][name]
-        for key in ("own calls", "own bytes"):
-            assert counts[key] == of_finer[key]
+        counts = row["counts"][name]
+        for key in ("own calls", "own bytes", "messages", "bytes", "reductions"):
             assert (counts[key] > 0) == (comm.size > 1)
-        for key in ("messages", "bytes", "reductions"):
-            assert (counts[key] > 0) == (comm.size > 1)
-    order = row["counts"]["checkpoint's order, a field"]["own bytes"]
-    assert order <= 8 * row["nodes"] * (1 + 16 / comm.size) + 1000 if comm.size > 1 else order == 0
+        numbers = 2 * (len(w) + stations) + 10 * counts["own calls"]
+        assert counts["own bytes"] <= 8 * numbers
 
 
 def test_the_model_of_a_machine():

@@ -237,17 +237,13 @@ def test_nothing_is_recorded(folder, u):
 
 @pytest.mark.parallel([1, 2, 3])
 def test_fields_go_to_a_file_that_all_ranks_write_and_back(tmp_path):
-    """Firedrake's CheckpointFile takes what was solved for and a field that was trained."""
+    """Firedrake's CheckpointFile takes a field that was trained."""
     path = str(MPI.COMM_WORLD.bcast(tmp_path) / "fields.h5")
     mesh = fd.UnitSquareMesh(5, 4, name="square")
-    V = fd.FunctionSpace(mesh, "P", 1)
     x, y = fd.SpatialCoordinate(mesh)
-    m, u, v = fd.Function(V, name="m"), fd.Function(V, name="u"), fd.TestFunction(V)
-    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 4, 1, output="softplus", seed=0), u)
+    m = fd.Function(fd.FunctionSpace(mesh, "P", 1), name="m")
     adjoint.continue_annotation()
-    F = kappa * fd.inner(fd.grad(u), fd.grad(v)) * fd.dx - m * v * fd.dx
-    femnn.solve(F == 0, u, fd.DirichletBC(V, 0, "on_boundary"))
-    J = femnn.assemble((u - x * y) ** 2 * fd.dx + 1e-3 * (m - 1) ** 2 * fd.dx)
+    J = femnn.assemble((m - x * y) ** 2 * fd.dx)
     adjoint.pause_annotation()
     femnn.fit(adjoint.ReducedFunctional(J, adjoint.Control(m)), maxiter=2, progress=False)
     with fd.CheckpointFile(path, "w") as file:
