@@ -128,7 +128,7 @@ def test_laws_of_the_coverage_are_found(name):
     assert row["inside"] == sorted(row["inside"])
 
 
-@pytest.mark.parallel([1, 2, 3])
+@pytest.mark.parallel([1, 3])
 def test_counts_of_more_ranks():
     """Derivatives are those of one rank; what femnn sends for them are weights and readings."""
     n, stations, comm = 6, 20, MPI.COMM_WORLD
