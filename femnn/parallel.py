@@ -33,22 +33,25 @@ def range_over_ranks(comm: MPI.Comm, local: np.ndarray) -> np.ndarray:
     """
     ranges = np.stack([local.min(0, initial=np.inf), local.max(0, initial=-np.inf)], axis=1)
     if comm.size > 1:
-        every = np.stack(comm.allgather(ranges))  # MPI's own MIN need not keep a NaN
-        ranges = np.stack([every[..., 0].min(0), every[..., 1].max(0)], axis=1)
+        nan = np.isnan(ranges)  # MPI's own MAX need not keep them
+        below, above = np.where(nan, -np.inf, ranges * (-1, 1)).T
+        every = np.concatenate([below, above, nan.any(1)])
+        comm.Allreduce(MPI.IN_PLACE, every, op=MPI.MAX)
+        below, above, unknown = np.split(every, 3)
+        ranges = np.stack([-below, above], axis=1)
+        ranges[unknown > 0] = np.nan
     ranges[ranges[:, 0] > ranges[:, 1]] = np.nan
     return ranges
 
 
 def all_ranks(comm: MPI.Comm, flag: bool) -> bool:
     """Whether ``flag`` is true on every rank.  Collective."""
-    return bool(flag) if comm.size == 1 else bool(comm.allreduce(bool(flag), op=MPI.LAND))
+    return not any_rank(comm, not flag)
 
 
 def any_rank(comm: MPI.Comm | None, flag: bool) -> bool:
     """Whether ``flag`` is true on at least one rank; without ``comm``, on this.  Collective."""
-    if comm is None or comm.size == 1:
-        return bool(flag)
-    return bool(comm.allreduce(bool(flag), op=MPI.LOR))
+    return any_rank_each(comm, [bool(flag)])[0]
 
 
 def any_rank_each(comm: MPI.Comm | None, flags: Sequence[bool]) -> list[bool]:
@@ -135,6 +138,35 @@ def on_rank_zero(comm: MPI.Comm, function: Any, *args: Any) -> Any:
     return result
 
 
+def exchanged(comm: MPI.Comm, rows: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """The rows that the ranks have for this one.  Collective.
+
+    Parameters
+    ----------
+    comm
+        The ranks.
+    rows
+        This rank's, of two dimensions; as many columns and the same dtype everywhere.
+    to
+        The rank that each row goes to.
+
+    Returns
+    -------
+    numpy.ndarray
+        Rows in no order that matters.
+    """
+    if comm.size == 1:
+        return rows
+    sent = np.bincount(to, minlength=comm.size)
+    received = np.empty_like(sent)
+    comm.Alltoall(sent, received)
+    width = rows.shape[1]
+    result = np.empty((received.sum(), width), dtype=rows.dtype)
+    sorted_rows = rows[np.argsort(to, kind="stable")]
+    comm.Alltoallv([sorted_rows, sent * width], [result, received * width])
+    return result
+
+
 class Pieces:
     """An array of which each rank holds a piece, one after the other in the ranks' order.
 
@@ -171,6 +203,11 @@ class Pieces:
         whole = np.empty(len(self), dtype=own.dtype)
         self._comm.Allgatherv(own, [whole, self._lengths])
         return whole
+
+    @property
+    def places(self) -> np.ndarray:
+        """Where in the whole array this rank's piece stands, an integer for each entry."""
+        return np.arange(self._own.start, self._own.stop)
 
     def own(self, whole: np.ndarray) -> np.ndarray:
         """A view of this rank's piece of the whole array."""

@@ -82,7 +82,7 @@ class Layout:
     def _places_of(self, owned: np.ndarray) -> np.ndarray:
         """The places of this rank's values in the vector; collective."""
         places = np.empty(len(owned), dtype=int)
-        places[owned] = self._pieces.own(np.arange(len(self)))
+        places[owned] = self._pieces.places
         for local, real in zip(self.local, self._real, strict=True):
             if real:
                 places[local] = from_rank_zero(self.comm, places[local])

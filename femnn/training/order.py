@@ -10,21 +10,23 @@ import numpy as np
 from pyadjoint.tape import no_annotations
 
 from femnn.autograd.values import is_real
-from femnn.parallel import Pieces
+from femnn.parallel import Pieces, any_rank, exchanged, max_over_ranks
 from femnn.points.continuity import shared_between_cells
 from femnn.points.nodes import NodePoints
 
 # Coordinates that differ by less than this share of the mesh's size are one.  The factor keeps
 # those of regular meshes away from where rounding goes the one way or the other.
 RESOLUTION = 1e-9 / np.sqrt(3)
+LARGEST = 2**62 - 1
 
 
 @no_annotations
 def geometric_order(field: Any) -> np.ndarray:
-    """The places of a field's values in the vector of all ranks, sorted by where they stand.
+    """The places of a field's values in the vector of all ranks, in an order of where they stand.
 
-    By the part of a mixed space, the node's coordinates, in discontinuous spaces those of its
-    cell's middle, and the component.
+    Values are known by the part of a mixed space, the node's coordinates, in discontinuous spaces
+    those of its cell's middle, and the component.  They are sorted by a hash of these, so that
+    each rank sorts its share, whatever the mesh looks like.
 
     Parameters
     ----------
@@ -43,18 +45,34 @@ def geometric_order(field: Any) -> np.ndarray:
     """
     space = field.function_space()
     width = 2 * space.mesh().geometric_dimension + 2
-    keys = [_keys(k, part, width) for k, part in enumerate(space.subspaces)]
-    own = np.concatenate(keys)
-    pieces = Pieces(space.comm, len(own))
-    columns = [pieces.gather(column) for column in own.T]
-    order = np.lexsort(columns[::-1])
-    rows = np.stack(columns, axis=1)[order]
-    if (rows[1:] == rows[:-1]).all(axis=1).any():
+    own = np.concatenate([_keys(k, part, width) for k, part in enumerate(space.subspaces)])
+    hashes = _hashes(own)
+    table = np.column_stack([own, hashes, Pieces(space.comm, len(own)).places])
+    # Each rank gets a range of the hashes, so that its values follow those of the rank before.
+    rows = exchanged(space.comm, table, hashes // (LARGEST // space.comm.size + 1))
+    rows = rows[np.lexsort(rows.T[:-1])]  # by the hash first
+    keys, places = rows[:, :-2], rows[:, -1]
+    if any_rank(space.comm, bool((keys[1:] == keys[:-1]).all(axis=1).any())):
         raise ValueError(
             f"two values of {field.name()} stand at one place of the mesh, so they cannot be told "
             "apart in a checkpoint: take a space without such nodes."
         )
-    return order
+    return Pieces(space.comm, len(places)).gather(places)
+
+
+def _hashes(keys: np.ndarray) -> np.ndarray:
+    """A whole number from 0 to ``LARGEST`` for each row, spread evenly.
+
+    The mixing is that of Steele, Lea and Flood, Fast splittable pseudorandom number generators
+    (2014).
+    """
+    mixed = np.zeros(len(keys), dtype=np.uint64)
+    for column in np.ascontiguousarray(keys.T).view(np.uint64):
+        mixed = mixed + column + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return (mixed & np.uint64(LARGEST)).astype(np.int64)
 
 
 def _keys(index: int, part: Any, width: int) -> np.ndarray:
@@ -72,7 +90,7 @@ def _keys(index: int, part: Any, width: int) -> np.ndarray:
             f"{part.ufl_element()}: take a field of a Lagrange space, or leave checkpoint out."
         ) from error
     places = np.concatenate(list(_places(nodes, part.mesh())), axis=1)
-    scale = np.array([comm.allreduce(float(np.abs(c).max(initial=0.0)), max) for c in places.T])
+    scale = np.array([max_over_ranks(comm, np.abs(c).max(initial=0.0)) for c in places.T])
     whole = np.round(places / (np.where(scale > 0, scale, 1.0) * RESOLUTION))
     repeated = np.repeat(whole, part.block_size, axis=0)
     return _rows(index, repeated, np.tile(np.arange(part.block_size), len(whole)))

@@ -8,8 +8,9 @@ import textwrap
 import numpy as np
 import pytest
 from checkpoint_schedules import Revolve
+from mpi4py import MPI
 
-from benchmarks import coverage, derivatives, gpu, memory, mosaic, training
+from benchmarks import coverage, derivatives, gpu, memory, mosaic, on_ranks, scaling, training
 from benchmarks.methods import WithFemnn
 from benchmarks.posterior import checkerboard, heat, subsurface
 from benchmarks.problem import network, other_weights
@@ -160,3 +161,37 @@ def test_the_command_runs_where_only_torch_is(tmp_path):
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     assert list(json.loads((tmp_path / "results.json").read_text())) == ["gpu"]
+
+
+@pytest.mark.parallel([1, 3])
+def test_counts_of_more_ranks():
+    """Derivatives are those of one rank; what femnn sends for them are weights and readings."""
+    n, stations, comm = 6, 20, MPI.COMM_WORLD
+    row, alone = on_ranks.count(n, stations), on_ranks.Model(n, MPI.COMM_SELF, stations)
+    w = other_weights(2, len(alone.weights))[0]
+    alone.forward(w)
+    for name in ("gradient", "Hessian action"):
+        expected = on_ranks.WORK[name](alone, w)
+        np.testing.assert_allclose(row["vectors"][name], expected, rtol=1e-6, atol=1e-8)
+    low, high = row["points"]
+    assert low <= 6 * 2 * n**2 / comm.size <= high
+    for name in ("gradient", "Hessian action", "Gauss-Newton action"):
+        counts = row["counts"][name]
+        for key in ("own calls", "own bytes", "messages", "bytes", "reductions"):
+            assert (counts[key] > 0) == (comm.size > 1)
+        numbers = 2 * (len(w) + stations) + 10 * counts["own calls"]
+        assert counts["own bytes"] <= 8 * numbers
+
+
+def test_the_model_of_a_machine():
+    """Computing is shared between ranks, reductions are not."""
+    work = {"messages": 10, "bytes": 1e4, "reductions": 5, "own calls": 3, "own bytes": 800}
+    row = {"ranks": 4, "nodes": 1e4, "points": [2e4, 3e4], "counts": {"forward": work}}
+    clock = {"processor": {"forward": 1.0}, "points": 1e5}
+    run = {"counts": [row], "clocks": {"rows": [clock]}}
+    few, many = (scaling.model(run, ranks=r, points=1e8)["forward"] for r in (100, 10000))
+    assert few["computing"] == pytest.approx(10.0)
+    assert many["computing"] == pytest.approx(0.1)
+    assert many["reductions"] == pytest.approx(2 * few["reductions"])
+    assert many["messages"] == pytest.approx(few["messages"])
+    assert many["bytes"] < few["bytes"]

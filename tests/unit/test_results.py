@@ -8,6 +8,7 @@ import firedrake as fd
 import numpy as np
 import pytest
 import torch
+from firedrake import adjoint
 from matplotlib import pyplot as plt
 from mpi4py import MPI
 
@@ -232,3 +233,26 @@ def test_nothing_is_recorded(folder, u):
     continue_annotation()
     femnn.save_results(folder, {}, fields=u)
     assert get_working_tape().get_blocks() == []
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_fields_go_to_a_file_that_all_ranks_write_and_back(tmp_path):
+    """Firedrake's CheckpointFile takes a field that was trained."""
+    path = str(MPI.COMM_WORLD.bcast(tmp_path) / "fields.h5")
+    mesh = fd.UnitSquareMesh(5, 4, name="square")
+    x, y = fd.SpatialCoordinate(mesh)
+    m = fd.Function(fd.FunctionSpace(mesh, "P", 1), name="m")
+    adjoint.continue_annotation()
+    J = femnn.assemble((m - x * y) ** 2 * fd.dx)
+    adjoint.pause_annotation()
+    femnn.fit(adjoint.ReducedFunctional(J, adjoint.Control(m)), maxiter=2, progress=False)
+    with fd.CheckpointFile(path, "w") as file:
+        file.save_mesh(mesh)
+        file.save_function(m)
+    with fd.CheckpointFile(path, "r") as file:
+        again = file.load_function(file.load_mesh("square"), "m")
+    places = np.random.default_rng(0).uniform(0, 1, (20, 2))
+    expected = femnn.Stations(mesh, places)(m).array
+    found = femnn.Stations(again.function_space().mesh(), places)(again).array
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert np.ptp(expected) > 0

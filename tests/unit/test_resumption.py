@@ -16,6 +16,7 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
+from femnn.parallel import same_on_ranks
 from femnn.training.layout import Layout
 from femnn.training.order import geometric_order
 from femnn.training.snapshots import BEFORE, NAME, Snapshots
@@ -339,6 +340,23 @@ def test_values_of_fields_have_an_order_of_their_own(make):
     np.testing.assert_allclose(
         sorted_values(MPI.COMM_WORLD), sorted_values(MPI.COMM_SELF), rtol=1e-13
     )
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_values_at_one_place_are_refused():
+    mesh = UnitSquareMesh(4, 3)
+    field = Function(FunctionSpace(mesh, "CG", 1), name="m")
+    mesh.coordinates.assign(Constant([0.5, 0.5]))
+    with pytest.raises(ValueError, match="two values of m stand at one place"):
+        geometric_order(field)
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_an_order_has_each_place_once():
+    field = Function(FunctionSpace(UnitSquareMesh(9, 9), "CG", 1))
+    order = geometric_order(field)
+    np.testing.assert_array_equal(np.sort(order), np.arange(10**2))
+    assert same_on_ranks(field.comm, order.tobytes())
 
 
 def test_fields_without_values_at_points_are_refused():
