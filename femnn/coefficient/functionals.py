@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import product
 from typing import Any
 
 import firedrake as fd
@@ -19,10 +20,12 @@ from femnn.fields.derivatives import (
     Direction,
     along,
     constant_gradient,
+    derivative,
     entry_derivative,
     set_directions,
 )
 from femnn.fields.kept import KeptForms
+from femnn.fields.matrices import times_columns
 from femnn.tape.meshes import OnMeshes
 from femnn.tape.nodes import add_dependencies
 
@@ -55,7 +58,7 @@ class KeptFunctional:
         self.mirrors = Mirrors(self.dependencies)
         self.form = self.mirrors(form)
         self._directions = {s: Direction.like(c) for s, c in self.mirrors.copies.items()}
-        self._assembler = KeptForms()
+        self._assembler, self._matrices = KeptForms(), KeptForms(mat_type="aij")
 
     def value(self, values: dict[Any, Any]) -> float:
         """The functional's value; the sources' own values where none are given.  Collective."""
@@ -88,6 +91,35 @@ class KeptFunctional:
         assemble = self._kept(source, moving, partial(fd.derivative, self.form, copy))
         return cotangent if assemble is None else assemble(tensor=cotangent)
 
+    def second_columns(
+        self, moving: Mapping[Any, np.ndarray], values: dict[Any, Any]
+    ) -> dict[Any, np.ndarray] | None:
+        """The second derivatives times many directions, by their matrices.  Collective.
+
+        Parameters
+        ----------
+        moving
+            For each source that changes the rank's rows of its changes, shape ``(n_owned, n)``.
+        values
+            The sources' values.
+
+        Returns
+        -------
+        dict of numpy.ndarray, or None
+            For each of these the rank's rows of the products; ``None`` where one is no field.
+        """
+        copies = {source: self.mirrors.copies.get(source) for source in moving}
+        if not all(_has_matrix(copy) for copy in copies.values()):
+            return None
+        self.mirrors.load(values)
+        found = {source: np.zeros_like(columns) for source, columns in moving.items()}
+        for pair in product(moving, repeat=2):
+            a, b = (copies[source] for source in pair)
+            assemble = self._matrices(pair, partial(_second_derivative, self.form, a, b))
+            if assemble is not None:
+                found[pair[0]] += times_columns(assemble().petscmat, moving[pair[1]])
+        return found
+
     def _number(self, key: Any, moving: list[Direction], make_form: Callable) -> float:
         assemble = self._kept(key, moving, make_form)
         return 0.0 if assemble is None else float(assemble())
@@ -99,6 +131,22 @@ class KeptFunctional:
             return along(make_form(), moving) if moving else make_form()
 
         return self._assembler((key, *map(id, moving)), form)
+
+
+def _has_matrix(copy: Any) -> bool:
+    """Whether a second derivative for it is a sparse matrix."""
+    if not isinstance(copy, fd.Function):
+        return False
+    space = copy.function_space()
+    return all(
+        part.ufl_element().family() != "Real" and copy is not part.mesh().coordinates
+        for part in space.subspaces
+    )
+
+
+def _second_derivative(form: ufl.Form, a: fd.Function, b: fd.Function) -> ufl.Form:
+    """With a's test functions and b's trial functions."""
+    return derivative(fd.derivative(form, a), b, fd.TrialFunction(b.function_space()))
 
 
 # Kept as long as a block on a tape uses it.
@@ -184,10 +232,27 @@ class FunctionalBlock(KeptBlock):
     ) -> AdjFloat:
         return AdjFloat(self.kept.change(self._dots(), self._values(inputs)))
 
+    @no_annotations
+    def hessian_columns(self, moving: dict[Any, np.ndarray], factor: float) -> dict | None:
+        """The second derivatives times changes in many directions; see :mod:`femnn.tape.columns`.
+
+        Parameters
+        ----------
+        moving
+            The nodes with their changes, shape ``(n_owned, n_directions)``.
+        factor
+            The functional's derivative for this one.
+        """
+        with self._recorded_meshes():
+            values = self._values([bv.saved_output for bv in self.get_dependencies()])
+            changes = {bv.output: matrix for bv, matrix in moving.items()}
+            found = self.kept.second_columns(changes, values)
+        return None if found is None else {bv: factor * found[bv.output] for bv in moving}
+
     def _carried(self, adjoint: Any, source: Any, dots: dict[Any, Any], inputs: list) -> Any:
-        derivative = self.kept.derivative(source, dots, self._values(inputs))
-        if isinstance(derivative, np.ndarray):
-            return float(adjoint) * derivative
-        with derivative.dat.vec as v:
+        change = self.kept.derivative(source, dots, self._values(inputs))
+        if isinstance(change, np.ndarray):
+            return float(adjoint) * change
+        with change.dat.vec as v:
             v.scale(float(adjoint))
-        return derivative
+        return change

@@ -333,7 +333,9 @@ class _Sweep:
         """The loss's Hessian times each direction's change, for each dependency."""
         (node,) = block.get_outputs()
         if hasattr(block, "hessian_columns"):
-            return block.hessian_columns(moving, float(node.adj_value))
+            bent = block.hessian_columns(moving, float(node.adj_value))
+            if bent is not None:
+                return bent
 
         def run() -> list[np.ndarray]:
             for bv in moving:

@@ -231,6 +231,32 @@ def boundary(mesh):
     return J, [law.weights, inside.weights, c]
 
 
+def coupled(mesh):
+    """Integrals of squares of the unknown and of laws in cells, on facets and between cells."""
+    V = FunctionSpace(mesh, "CG", 2)
+    u, v = Function(V), TestFunction(V)
+    x, y = SpatialCoordinate(mesh)
+    net = femnn.MLP(2, 3, 1, output="softplus", seed=1)
+    kappa = femnn.NeuralCoefficient(net, x, y, degree=4)
+    law = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, seed=2), u, measure=ds, degree=3)
+    inside = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, seed=3), avg(u), measure=dS, degree=3)
+    F = kappa * inner(grad(u), grad(v)) * dx - 5 * y * v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, 0, 1), solver_parameters=TIGHT)
+    J = femnn.assemble((u - kappa) ** 2 * dx + inner(kappa.grad(), kappa.grad()) * dx)
+    J += femnn.assemble((law - 2 * u) ** 2 * ds + (inside - x) ** 2 * dS)
+    return J, [kappa.weights, law.weights, inside.weights]
+
+
+def scaled(mesh):
+    """An integral with a Constant that changes, too."""
+    V = FunctionSpace(mesh, "CG", 1)
+    u, v, c = Function(V), TestFunction(V), Constant(2.0)
+    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 3, 1, output="softplus", seed=1), u)
+    F = kappa * inner(grad(u), grad(v)) * dx - 5 * v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, 0, 1), solver_parameters=TIGHT)
+    return femnn.assemble((c - u) ** 2 * dx), [kappa.weights, c]
+
+
 def observed(mesh):
     """Readings in time, of an expression, with gaps and outliers."""
     V = FunctionSpace(mesh, "CG", 1)
@@ -275,8 +301,11 @@ def bounded(mesh):
     return held(mesh, bounds=bounds, solver_parameters={"snes_type": "vinewtonrsls", **TIGHT})
 
 
+MODELS = [mixed, boundary, coupled, scaled, observed, restricted, bounded]
+
+
 @pytest.mark.parallel([1, 2])
-@pytest.mark.parametrize("model", [mixed, boundary, observed, restricted, bounded])
+@pytest.mark.parametrize("model", MODELS)
 def test_all_directions_at_once(model):
     """The matrix against products, each a run of the tape."""
     continue_annotation()
