@@ -41,9 +41,10 @@ MOVES = {
     "deepcopy_law": "twin = deepcopy(k[0])\nput(twin.weights, 0 * values(twin.weights))",
     "copy_values": "taken = k[0].update().copy(deepcopy=True)\nput(taken, 0 * values(taken))",
     "save_and_load": (
-        "path = shared_file(mesh.comm)\nfemnn.save(nets[0], path, comm=mesh.comm)\n"
-        "put(weights[0], 0.7 * values(weights[0]))\nput(Hidden(nets[0]), [2.0, 0.3])\n"
-        "femnn.load(path, into=nets[0])\n"
+        "with shared_folder(mesh.comm) as folder:\n"
+        '    femnn.save(nets[0], f"{folder}/net.safetensors", comm=mesh.comm)\n'
+        "    put(weights[0], 0.7 * values(weights[0]))\n    put(Hidden(nets[0]), [2.0, 0.3])\n"
+        '    femnn.load(f"{folder}/net.safetensors", into=nets[0])\n'
         "if isinstance(nets[0], Scaled):\n    nets[0].shift = 0.1"
     ),
     "state_dict": "nets[0].load_state_dict(nets[0].state_dict())",

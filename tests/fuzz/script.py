@@ -25,7 +25,8 @@ ACTIONS = {
     "away": "case.away(0.2)",
 }
 IMPORTS = (
-    "import gc\nimport tempfile\nfrom copy import deepcopy\nfrom types import SimpleNamespace\n"
+    "import gc\nimport tempfile\nfrom contextlib import contextmanager\nfrom copy import deepcopy\n"
+    "from types import SimpleNamespace\n"
 )
 
 
@@ -198,8 +199,11 @@ def _actions(p: Problem) -> str:
     lines = [f"# {a}\n{ACTIONS.get(a) or MOVES[a]}" for a in p.actions]
     return (
         f"""
-def shared_file(comm):
-    return comm.bcast(tempfile.mkstemp(suffix=".safetensors")[1])
+@contextmanager
+def shared_folder(comm):
+    with tempfile.TemporaryDirectory() as folder:
+        yield comm.bcast(folder)
+        comm.barrier()
 
 
 def check_other(case):
