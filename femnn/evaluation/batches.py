@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from femnn.evaluation.parameters import ParameterVector
+from femnn.evaluation.probe import to_numpy
 from femnn.evaluation.threads import local_ranks
 
 # Two to three times faster than one batch for networks of usual width (see benchmarks/).
@@ -86,4 +87,4 @@ class Sweep:
     def back(self, results: Tensor) -> np.ndarray:
         """What was filled, as an array."""
         self.moves += self._is_away
-        return results.detach().cpu().numpy()
+        return to_numpy(results)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
+from femnn.evaluation.batches import Sweep
 from femnn.evaluation.curve import Curve
 from femnn.evaluation.evaluator import PointEvaluator
 from femnn.evaluation.interpolated import CurveEvaluator
@@ -65,9 +66,8 @@ def _in_batches(evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | 
     size = max(1, BATCH // max(1, evaluator.n_outputs * len(parameters)))
     with torch_threads(evaluator.threads), parameters.loaded(weights, trainable=False):
         derivative = _derivative(evaluator.net, [id(p) for p in parameters.tensors])
-        for start in range(0, len(x), size):
-            rows = slice(start, start + size)
-            pieces = derivative(parameters.to_torch(x[rows]))
+        for rows, points in Sweep(parameters, size).batches(x):
+            pieces = derivative(points)
             flat = [p.reshape(len(p), evaluator.n_outputs, -1) for p in pieces]
             result[rows] = to_numpy(torch.cat(flat, dim=-1))
     return result

@@ -15,6 +15,7 @@ of its summers.
 
 import argparse
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> dict:
     numbers["seconds"] = watch.seconds()
     tell(rows, numbers)
     networks = {"network": law, "hand_made": rows["hand-made law"]["law"]}
-    figure = lambda: draw(years.lake, rows, bands)  # noqa: E731
+    figure = partial(draw, years.lake, rows, bands)
     write_results(args.output, numbers, figure, networks, rows["network"]["fields"])
     return numbers
 

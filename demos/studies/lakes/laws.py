@@ -149,5 +149,8 @@ class DrawnLaw(Law):
             return best
         inputs = torch.cat([z, log_N2 / np.log(10), winds], 1)
         known = {name: p.detach() for name, p in self.law.net.named_parameters()}
-        call = lambda weights: functional_call(self.law.net, weights, (inputs,))  # noqa: E731
+
+        def call(weights: dict[str, Tensor]) -> Tensor:
+            return functional_call(self.law.net, weights, (inputs,))
+
         return best + 3 * jvp(call, (known,), (self.change,))[1]
