@@ -20,7 +20,6 @@ from femnn.autograd.values import (
     array_of,
     check_one_block,
     field_on,
-    is_real,
     is_shared,
     like,
     numpy_of,
@@ -28,6 +27,7 @@ from femnn.autograd.values import (
 )
 from femnn.evaluation.derivatives import along_directions
 from femnn.evaluation.parameters import ParameterVector
+from femnn.fields.copies import is_real
 from femnn.parallel import any_rank, raise_network_error, same_on_ranks, sum_over_ranks
 from femnn.tape.model import largest_comm
 from femnn.tape.vector import Vector

@@ -15,14 +15,10 @@ import torch
 from torch import Tensor
 from ufl.duals import is_dual
 
+from femnn.fields.copies import is_real
 from femnn.tape.numbers import FIELDS
 from femnn.tape.vector import Vector
 from femnn.tape.weights import Weights
-
-
-def is_real(space: Any) -> bool:
-    """Whether a function space is the Real space."""
-    return space.ufl_element().family() == "Real"
 
 
 def is_shared(value: Any) -> bool:

@@ -14,7 +14,7 @@ import ufl
 from pyadjoint import AdjFloat
 from pyadjoint.tape import get_working_tape, no_annotations, stop_annotating
 
-from femnn.fields.copies import Mirrors, dependencies_of, meshes_of
+from femnn.fields.copies import Mirrors, dependencies_of, is_real, meshes_of
 from femnn.fields.cotangents import zero_cotangent
 from femnn.fields.derivatives import (
     Direction,
@@ -139,8 +139,7 @@ def _has_matrix(copy: Any) -> bool:
         return False
     space = copy.function_space()
     return all(
-        part.ufl_element().family() != "Real" and copy is not part.mesh().coordinates
-        for part in space.subspaces
+        not is_real(part) and copy is not part.mesh().coordinates for part in space.subspaces
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from firedrake.petsc import PETSc
 
 from femnn.fields.boundary import BoundaryValues
-from femnn.fields.copies import copy_values
+from femnn.fields.copies import copy_values, is_real
 from femnn.fields.cotangents import Cotangent, zero_cotangent
 from femnn.parallel import any_rank, any_rank_each
 
@@ -274,7 +274,7 @@ def _held(active: fd.Function) -> Iterator[HeldNodes]:
     spaces = active.function_space()
     for part, space in zip(active.subfunctions, spaces.subspaces, strict=True):
         data = part.dat.data_ro_with_halos
-        if space.ufl_element().family() == "Real":
+        if is_real(space):
             if data.any():
                 raise NotImplementedError("bounds: an unknown on a Real space is at its bound.")
         elif data.ndim == 1:

@@ -25,6 +25,11 @@ Value: TypeAlias = Any  # a firedrake Function, Cofunction or Constant
 FIELDS = (fd.Function, fd.Cofunction)
 
 
+def is_real(space: Any) -> bool:
+    """Whether a function space is the Real space."""
+    return space.ufl_element().family() == "Real"
+
+
 def dependencies_of(expression: Any) -> list[Value]:
     """The Functions and Constants in a form or an expression, each once, in a fixed order."""
     if isinstance(expression, ufl.Form):

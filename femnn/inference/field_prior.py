@@ -11,8 +11,8 @@ from firedrake.adjoint.covariance_operator import AutoregressiveCovariance
 from pyadjoint import AdjFloat
 from pyadjoint.tape import annotate_tape, no_annotations
 
-from femnn.autograd.values import is_real
 from femnn.coefficient.coefficient import NeuralCoefficient
+from femnn.fields.copies import is_real
 from femnn.inference.field_energy import FieldPriorBlock
 from femnn.inference.smooth import Smooth, unit_blocks, variances
 from femnn.parallel import from_rank_zero

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from femnn.autograd.values import array_of, is_real
+from femnn.autograd.values import array_of
+from femnn.fields.copies import is_real
 
 
 class ErrorModel:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from femnn.autograd.values import is_real
+from femnn.fields.copies import is_real
 from femnn.parallel import Pieces, from_rank_zero
 
 

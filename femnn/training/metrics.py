@@ -12,7 +12,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 import ufl
 
-from femnn.autograd.values import is_real
+from femnn.fields.copies import is_real
 from femnn.parallel import sum_over_ranks
 from femnn.training.layout import Layout, rows_of
 

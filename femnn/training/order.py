@@ -9,7 +9,7 @@ import firedrake as fd
 import numpy as np
 from pyadjoint.tape import no_annotations
 
-from femnn.autograd.values import is_real
+from femnn.fields.copies import is_real
 from femnn.parallel import Pieces, any_rank, exchanged, max_over_ranks
 from femnn.points.continuity import shared_between_cells
 from femnn.points.nodes import NodePoints
