@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import firedrake as fd
@@ -19,7 +20,9 @@ from femnn.variational.state import State
 
 FAR = 10.0  # how far from its tolerance a residual may be
 SMALLEST = 1e-13  # relative, of a residual that can be reached
+TIMES = 20  # that Newton's method goes on with boundary values that were set again
 FIREDRAKES = {"mat_type", "pmat_type", "sub_mat_type", "sub_pmat_type"}  # options that it reads
+FACTORISATIONS = ("lu", "cholesky")
 REASONS = PETSc.SNES.ConvergedReason
 
 
@@ -37,6 +40,7 @@ class ForwardSolve:
     def __init__(self, state: State, warm_start: bool):
         self.state = state
         self.warm_start = warm_start
+        self.first_residual = np.inf
         self._reason = 0
         self._has_named_options = False
 
@@ -53,6 +57,8 @@ class ForwardSolve:
             state.solver._ctx._jacobian_assembled = state.has_matrix()
         try:
             self._solve()
+            self._note_start()
+            self._hold_boundary()
         except GivenUp:
             raise
         except fd.ConvergenceError as error:
@@ -67,7 +73,6 @@ class ForwardSolve:
             if inside is None:
                 raise
             raise inside from inside.__cause__
-        self._reason = state.snes.getConvergedReason()
         state.evaluate()
         state.raise_failures()
         if not self._has_named_options and state.snes.getIterationNumber():
@@ -93,6 +98,41 @@ class ForwardSolve:
             if limited:
                 state.snes.setTolerances(max_it=own)
         count("linear", state.snes.getIterationNumber())
+
+    def _note_start(self) -> None:
+        """Keep what a solve began with, and why it ended."""
+        norms, _ = self.state.snes.getConvergenceHistory()
+        self.first_residual = float(norms[0]) if len(norms) else np.inf
+        self._reason = self.state.snes.getConvergedReason()
+
+    def _hold_boundary(self) -> None:
+        """Go on with Newton's method where linear solves have moved boundary values.  Collective.
+
+        Firedrake sets these values before the first iterate, and leaves them out of the residual.
+        A linear solver that is not exact moves them, by as much as its tolerance allows.
+        """
+        rtol, atol, *_ = self.state.snes.getTolerances()
+        if self._is_exact or self._reason == REASONS.CONVERGED_ITS:
+            return
+        wanted = max(atol, rtol * self.first_residual)
+        allowed = max(rtol, SMALLEST)
+        for _ in range(TIMES):
+            if self.state.boundary_drift() <= allowed:
+                return
+            with self._tolerances(0.0, wanted):
+                self._solve()
+        raise fd.ConvergenceError(
+            f"boundary values are still off by {self.state.boundary_drift():.1e} (relative) after "
+            f"{TIMES} solves: the linear solver moves them. Solve more exactly (ksp_rtol), or "
+            "leave them out of the linear system: restrict=True in the problem."
+        )
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether linear solves leave boundary values where they are."""
+        ksp = self.state.snes.getKSP()
+        factors = ksp.getType() == "preonly" and ksp.getPC().getType() in FACTORISATIONS
+        return factors or bool(self.state.restriction)
 
     def again(
         self,
@@ -139,12 +179,6 @@ class ForwardSolve:
         return state.unknown.copy(deepcopy=True), min(scale, self.first_residual)
 
     @property
-    def first_residual(self) -> float:
-        """The norm of the last solve's first residual; infinite where PETSc has not taken it."""
-        norms, _ = self.state.snes.getConvergenceHistory()
-        return float(norms[0]) if len(norms) else np.inf
-
-    @property
     def _starts_warm(self) -> bool:
         """Whether the last solution leads to the same solution as the recorded guess.
 
@@ -165,10 +199,16 @@ class ForwardSolve:
         self._run_to(rtol, atol)
 
     def _run_to(self, rtol: float, atol: float) -> None:
+        with self._tolerances(rtol, atol):
+            self.run()
+
+    @contextmanager
+    def _tolerances(self, rtol: float, atol: float) -> Iterator[None]:
+        """Other tolerances of the residual's norm for a while."""
         before, absolute, *_ = self.state.snes.getTolerances()
         self.state.snes.setTolerances(rtol=rtol, atol=atol)
         try:
-            self.run()
+            yield
         finally:
             self.state.snes.setTolerances(rtol=before, atol=absolute)
 
@@ -180,7 +220,7 @@ class ForwardSolve:
         """
         snes = self.state.snes
         rtol, atol, *_ = snes.getTolerances()
-        relative = snes.getConvergedReason() == REASONS.CONVERGED_FNORM_RELATIVE
+        relative = self._reason == REASONS.CONVERGED_FNORM_RELATIVE
         if not relative or snes.getFunctionNorm() <= FAR * rtol * scale:
             return
         self._run_to(0.0, max(atol, rtol * scale))

@@ -7,7 +7,7 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
-from firedrake.petsc import DEFAULT_KSP_PARAMETERS
+from firedrake.petsc import DEFAULT_KSP_PARAMETERS, PETSc
 
 from femnn.fields.copies import CoordinateState, owned_values, version
 from femnn.fields.stamp import Stamp, Validity
@@ -164,6 +164,17 @@ class State(PrivateProblem):
             condition.zero(residual)
         self.bounds.find(self.unknown, residual, self._zero_tolerance)
 
+    def boundary_drift(self) -> float:
+        """How far the unknown is from its boundary values, relative to its largest.  Collective.
+
+        The largest of its parts' numbers, in a mixed space.
+        """
+        wanted = self.unknown.copy(deepcopy=True)
+        for condition in self.solver._problem.dirichlet_bcs():
+            condition.apply(wanted)
+        pairs = zip(wanted.subfunctions, self.unknown.subfunctions, strict=True)
+        return max(_distance(*pair) for pair in pairs)
+
     def weights_of(self, network: PrivateNetwork) -> np.ndarray:
         """The weights that are loaded for a network, shape ``(n_weights,)``."""
         return self._weights[network.weights].vector
@@ -236,6 +247,15 @@ class State(PrivateProblem):
         weights = tuple(known.version for known in self._weights.values())
         operands = tuple(version(d) for d in self._in_operands)
         return weights, self._modules, operands, tuple(moved() for moved in self._moved)
+
+
+def _distance(wanted: fd.Function, found: fd.Function) -> float:
+    """The largest difference over the largest value wanted; overwrites ``wanted``.  Collective."""
+    with wanted.dat.vec as a, found.dat.vec_ro as b:
+        largest = a.norm(PETSc.NormType.NORM_INFINITY)
+        a.axpy(-1.0, b)
+        difference = a.norm(PETSc.NormType.NORM_INFINITY)
+    return difference / largest if largest > 0 else np.inf if difference else 0.0
 
 
 class _Counted:
