@@ -78,6 +78,10 @@ class Members:
 
     Attributes
     ----------
+    own : sequence of Member
+        This group's members.
+    mean : bool
+        Whether the mean is taken.
     losses : numpy.ndarray
         The members' losses where they were evaluated last, shape ``(n_members,)``.
     """
@@ -86,7 +90,7 @@ class Members:
         self, groups: Groups, shared: Shared, own: Sequence[Member], n_members: int, mean: bool
     ):
         self.groups, self.shared = groups, shared
-        self._own, self._mean = own, mean
+        self.own, self.mean = own, mean
         self.everything: Batch = tuple(range(n_members))
         self.losses = np.full(n_members, np.nan)
         self._batch = self.everything
@@ -197,13 +201,17 @@ class Members:
 
     def take_for_data(self, values: Sequence[Any]) -> list[bool]:
         """Whether members use each of these, which are no controls of theirs.  Collective."""
-        data = {id(value) for member in self._own for value in member.given}
+        data = {id(value) for member in self.own for value in member.given}
         return any_rank_each(self.groups.comm, [id(value) in data for value in values])
 
     def forget_guess(self) -> None:
         """Let the members' solvers start as if they had solved nothing before."""
-        for member in self._own:
+        for member in self.own:
             forget_guesses(member)
+        self.forget_value()
+
+    def forget_value(self) -> None:
+        """Evaluate anew the next time, also at the same controls: something else has changed."""
         self._at = None
 
     def _adjoint(self) -> np.ndarray:
@@ -247,7 +255,7 @@ class Members:
         """The sum over members of what is added for each; one sum over ranks."""
         total, failure = np.zeros(n), None
         with at_most(math.inf, "") as spent, counted_as_part(), stop_annotating():
-            for member in self._own:
+            for member in self.own:
                 if failure is None and member.index in self._batch:
                     try:
                         with set_working_tape(member.tape):
@@ -260,7 +268,7 @@ class Members:
 
     def _factor(self, batch: Batch) -> float:
         """A part's sum stands for that of all."""
-        return (1 if self._mean else len(self.everything)) / len(batch)
+        return (1 if self.mean else len(self.everything)) / len(batch)
 
 
 def _numbers(shared: Shared, direction: Sequence[Any]) -> list[np.ndarray | None]:

@@ -13,12 +13,13 @@ from pyadjoint import ReducedFunctional
 from pyadjoint.tape import stop_annotating
 
 from femnn.autograd.values import array_of, like
+from femnn.ensembles.likelihood import Likelihood
 from femnn.inference.posterior import LaplacePosterior
-from femnn.inference.terms import Expansion, Terms, residuals_of
+from femnn.inference.terms import Expansion, Misfit, Terms
 from femnn.parallel import any_rank, on_all_ranks
 from femnn.tape.counts import Solves, count, counting
 from femnn.tape.model import blocks_behind
-from femnn.tape.squares import SumOfSquares
+from femnn.tape.squares import Summary
 from femnn.training.fit import fit
 from femnn.training.settings import check_number, check_whole
 
@@ -174,11 +175,12 @@ class Unknown:
 
     def __init__(self, terms: Terms):
         self._priors = [(place, prior) for place, prior in terms.priors if not prior.fixed]
-        self._misfits = terms.data
-        self._scales: dict[Any, list[SumOfSquares]] = {}
+        self._terms = terms
+        self._scales: dict[Any, list[Misfit]] = {}
         for block in terms.data:
-            if block.density.scale is not None:
-                self._scales.setdefault(block.density.scale, []).append(block)
+            scale = terms.likelihood(block).scale
+            if scale is not None:
+                self._scales.setdefault(scale, []).append(block)
         blocks = list(blocks_behind(terms.Jhat.functional, terms.Jhat.tape))
         nodes = {bv for block in blocks for bv in block.get_dependencies()}
         self._nodes = {s: [bv for bv in nodes if bv.output is s] for s in self._scales}
@@ -187,13 +189,14 @@ class Unknown:
     def update(self, at: Expansion) -> None:
         """Take the values of MacKay's fixed point, from an expansion at the best controls."""
         by_data = at.gaussian.known_by_data()
-        misfits = len(self._misfits)
+        misfits = len(self._terms.data)
         for place, prior in self._priors:
             prior.precision = _precision(prior, at.z[place], by_data[place])
         with stop_annotating():
             for scale, blocks in self._scales.items():
                 value = float(array_of(scale).item())
-                self._set(scale, value * _growth(blocks, at.used_by(blocks, misfits)))
+                data = [self._terms.likelihood(block).summary() for block in blocks]
+                self._set(scale, value * _growth(data, at.used_by(blocks, misfits)))
 
     def _set(self, scale: Any, value: float) -> None:
         """Give a scale, and what the tape holds of it, a value."""
@@ -201,6 +204,10 @@ class Unknown:
         scale.assign(new)
         for node in self._nodes[scale]:
             node.save_output()
+        for block in self._scales[scale]:
+            told = self._terms.likelihood(block)
+            if isinstance(told, Likelihood):
+                told.refresh()
 
     def _check(self, terms: Terms) -> None:
         for scale in self._scales:
@@ -226,9 +233,8 @@ def _precision(prior: Any, z: np.ndarray, by_data: np.ndarray) -> np.ndarray:
     return np.clip(precision, 1 / LARGEST, LARGEST)
 
 
-def _growth(blocks: list[SumOfSquares], used: float) -> float:
+def _growth(data: list[Summary], used: float) -> float:
     """The factor by which the errors are larger than the scale says."""
-    squares = sum(float(residuals_of(b) @ residuals_of(b)) for b in blocks)
-    n = sum(len(residuals_of(b)) for b in blocks)
+    squares, n = sum(d.squares for d in data), sum(d.n for d in data)
     left = max(n - used, 1e-3 * n)
     return float(np.sqrt(np.clip(squares / left, 1 / STEP, STEP)))

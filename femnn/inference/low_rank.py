@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mpi4py import MPI
-from pyadjoint import ReducedFunctional
+from pyadjoint import Block, ReducedFunctional
 from pyadjoint.tape import stop_annotating
 
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
 from femnn.tape.counts import count
 from femnn.tape.curvature import gauss_newton_product
-from femnn.tape.squares import SumOfSquares
 from femnn.training.controls import ControlVector
 from femnn.training.metrics import Joined
 
@@ -50,7 +49,7 @@ class Products:
         self,
         Jhat: ReducedFunctional,
         controls: ControlVector,
-        misfits: list[SumOfSquares],
+        misfits: Sequence[Block],
         metric: Joined,
         exact: bool,
     ):

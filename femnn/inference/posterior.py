@@ -15,7 +15,7 @@ from femnn.inference.field_prior import FieldPrior
 from femnn.inference.gaussian import Normal
 from femnn.inference.predictions import predicted
 from femnn.inference.summaries import Traces, TradeOff, law_of, traces, trade_offs
-from femnn.inference.terms import Expansion, Terms, name_of, residuals_of
+from femnn.inference.terms import Expansion, Terms, name_of
 from femnn.inference.worth import data_worth
 from femnn.observation.table import Table
 from femnn.parallel import vector_from_rank_zero
@@ -63,9 +63,9 @@ class LaplacePosterior:
         self.mean, self.spectrum = at.vector.copy(), at.gaussian.spectrum
         self.neglected = at.gaussian.neglected
         self.effective_parameters = float(at.gaussian.shares.sum())
-        squares = sum(float(residuals_of(b) @ residuals_of(b)) for b in terms.data)
-        self.n_data = terms.n_data
-        self.chi_squared = squares / self.n_data
+        data = terms.summaries()
+        self.n_data = sum(summary.n for summary in data)
+        self.chi_squared = sum(summary.squares for summary in data) / self.n_data
         self.distance = float(at.gaussian.spread(at.gradient[:, None])[0])
 
     @property

@@ -12,21 +12,23 @@ from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
 
 from femnn.ensembles.block import EnsembleBlock
+from femnn.ensembles.likelihood import Likelihood
 from femnn.inference.field_energy import FieldPriorBlock
 from femnn.inference.gaussian import Directions, Gaussian, LowRank
 from femnn.inference.low_rank import Products, eigenpairs
 from femnn.inference.prior import PriorBlock
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
 from femnn.tape.columns import factors_of, gauss_newton_parts
-from femnn.tape.losses import Squares
 from femnn.tape.model import blocks_behind
 from femnn.tape.shared import places_of
-from femnn.tape.squares import LogErrors, SumOfSquares, squares_behind
+from femnn.tape.squares import LogErrors, Summary, SumOfSquares
 from femnn.tape.weights import Weights
 from femnn.training.controls import ControlVector
 from femnn.training.loss import check_functional
 from femnn.training.metrics import Joined
 
+Misfit = SumOfSquares | EnsembleBlock
+MISFITS = (SumOfSquares, EnsembleBlock)
 PRIORS = (PriorBlock, FieldPriorBlock)
 WANTED = "wanted J = data.misfit(u) + prior.energy(), with Observations and a GaussianPrior"
 
@@ -59,11 +61,11 @@ class Expansion:
     vector: np.ndarray
     value: float
     gradient: np.ndarray
-    data: dict[SumOfSquares, np.ndarray]
+    data: dict[Misfit, np.ndarray]
     gaussian: Directions
     z: np.ndarray
 
-    def used_by(self, blocks: list[SumOfSquares], misfits: int) -> float:
+    def used_by(self, blocks: list[Misfit], misfits: int) -> float:
         """How many parameters the data of some of all misfits determine.
 
         Raises
@@ -100,8 +102,8 @@ class Terms:
         What the user holds of each.
     places : list of slice
         The place of each in the joined vector.
-    data : list of SumOfSquares
-        The misfits behind it.
+    data : list of SumOfSquares and EnsembleBlock
+        The misfits behind it; all those of an ensemble's members are one.
     priors : list of (slice, GaussianPrior or FieldPrior)
         The priors of controls, with the controls' places in the vector.
     """
@@ -113,13 +115,9 @@ class Terms:
         self.objects = [c.control for c in Enlist(Jhat.controls)]
         self.places = self.controls.places
         blocks = list(blocks_behind(Jhat.functional, Jhat.tape))
-        if any(isinstance(block, EnsembleBlock) for block in blocks):
-            raise ValueError(
-                f"{who}: the functional has an ensemble in it, whose misfits are on tapes of their "
-                "own and cannot be told from penalties: record all models on one tape, without "
-                "femnn.ensemble."
-            )
-        self.data = squares_behind(Jhat.functional, Jhat.tape)
+        self.data = [b for b in blocks if isinstance(b, MISFITS)]
+        ensembles = [b for b in self.data if isinstance(b, EnsembleBlock)]
+        self._ensembles = {b: Likelihood(b, who) for b in ensembles}
         if not self.data:
             raise ValueError(f"{who}: the functional has no misfit of Observations: {WANTED}.")
         self._energies = [b for b in blocks if isinstance(b, PRIORS)]
@@ -128,7 +126,15 @@ class Terms:
     @property
     def n_data(self) -> int:
         """The number of data."""
-        return sum(len(residuals_of(block)) for block in self.data)
+        return sum(summary.n for summary in self.summaries())
+
+    def summaries(self) -> list[Summary]:
+        """Each misfit where the functional was evaluated last.  Collective."""
+        return [self.likelihood(block).summary() for block in self.data]
+
+    def likelihood(self, block: Misfit) -> SumOfSquares | Likelihood:
+        """What says of a misfit how many data it has, and of which scale."""
+        return self._ensembles[block] if isinstance(block, EnsembleBlock) else block
 
     @property
     def metric(self) -> Joined:
@@ -167,7 +173,7 @@ class Terms:
             factors = factors_of(self.Jhat.functional, self.Jhat.controls, self.Jhat.tape)
             gradient = self.controls.flat(self.Jhat.derivative())
         gradient = vector_from_rank_zero(comm, gradient)
-        found: tuple[dict[SumOfSquares, np.ndarray], Directions] | None = None
+        found: tuple[dict[Misfit, np.ndarray], Directions] | None = None
         if rank is None and not exact and len(vector) <= LARGEST:
             found = self._matrices(metric)
         data, gaussian = found or ({}, self._directions(factors, metric, rank, exact))
@@ -184,7 +190,7 @@ class Terms:
             z[place] = prior.metric.coordinates(vector[place] - prior.mean)
         return z
 
-    def _matrices(self, metric: Joined) -> tuple[dict[SumOfSquares, np.ndarray], Directions] | None:
+    def _matrices(self, metric: Joined) -> tuple[dict[Misfit, np.ndarray], Directions] | None:
         """Each misfit's matrix, and the posterior, where one sweep over the tape gives them."""
         n = len(self.controls)
         directions = self.controls.rows(metric.point(np.eye(n)))
@@ -197,9 +203,9 @@ class Terms:
         misfits = {}
         for part in parts:
             matrix = vector_from_rank_zero(self.controls.comm, part.matrix)
-            if isinstance(part.block, (SumOfSquares, *PRIORS)):
+            if isinstance(part.block, (*MISFITS, *PRIORS)):
                 self._check_factor(part.block, part.factor)
-            if isinstance(part.block, SumOfSquares):
+            if isinstance(part.block, MISFITS):
                 misfits[part.block] = matrix
                 data += matrix
             else:
@@ -238,7 +244,7 @@ class Terms:
         if factors is None:
             raise ValueError(f"{self._who}: the functional is no sum of its terms: {WANTED}.")
         for block, factor in factors.items():
-            if isinstance(block, (SumOfSquares, LogErrors, *PRIORS)):
+            if isinstance(block, (*MISFITS, LogErrors, *PRIORS)):
                 self._check_factor(block, factor)
             elif factor:
                 raise ValueError(
@@ -264,15 +270,15 @@ class Terms:
             If a misfit is not half a sum of squares.
         """
         self.check_normal()
-        constant = sum(block.density.constant for block in self.data)
+        constant = sum(summary.constant for summary in self.summaries())
         return -at.value - constant + at.gaussian.log_shrinkage
 
     def check_normal(self) -> None:
         """Raise where a misfit is not half a sum of squares."""
-        robust = [b.loss for b in self.data if not isinstance(b.loss, Squares)]
+        robust = [summary.robust for summary in self.summaries() if summary.robust]
         if robust:
             raise ValueError(
-                f"{self._who}: a misfit has the loss {robust[0]!r}, whose density is not normal, "
+                f"{self._who}: a misfit has the loss {robust[0]}, whose density is not normal, "
                 "so that there is no evidence: leave out the loss, or compare models by data that "
                 "are held out (data.split)."
             )
@@ -331,8 +337,3 @@ class Terms:
 def name_of(control: Any) -> str:
     """The name of weights, a Constant or a Function."""
     return control.name() if isinstance(control, fd.Function) else control.name
-
-
-def residuals_of(block: SumOfSquares) -> np.ndarray:
-    """The weighted residuals where the tape was evaluated last, shape ``(n_residuals,)``."""
-    return block.node.saved_output.vector

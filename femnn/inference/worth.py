@@ -9,7 +9,7 @@ import scipy.linalg
 from pyadjoint import AdjFloat
 
 from femnn.inference.gaussian import Gaussian
-from femnn.inference.terms import LARGEST, Expansion, Terms, residuals_of
+from femnn.inference.terms import LARGEST, Expansion, Terms
 from femnn.observation.table import Table
 from femnn.tape.columns import tangent_matrix
 from femnn.tape.model import is_computed_on
@@ -79,6 +79,11 @@ def _of_places(terms: Terms, directions: list[np.ndarray]) -> dict[str, np.ndarr
     """What the data of each place add to the precision, in the prior's units."""
     found: dict[str, np.ndarray] = {}
     for block in terms.data:
+        if not isinstance(block, SumOfSquares):
+            raise ValueError(
+                "data_worth: the functional has an ensemble, whose members' data are on tapes of "
+                "their own: record all models on one tape, without femnn.ensemble."
+            )
         rows = _weighted_tangent(terms, block, directions)
         names = np.asarray(block.density.places)
         for name in dict.fromkeys(block.density.places):
@@ -91,7 +96,7 @@ def _weighted_tangent(
     terms: Terms, block: SumOfSquares, directions: list[np.ndarray]
 ) -> np.ndarray:
     """The residuals' derivative, of which the square is the Gauss-Newton matrix."""
-    weights = np.sqrt(block.weight(residuals_of(block)))
+    weights = np.sqrt(block.weight(block.residuals))
     return weights[:, None] * _tangent(terms, block.node.output, directions)
 
 

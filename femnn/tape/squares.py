@@ -35,6 +35,28 @@ class Density:
     places: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What misfits are at a point.
+
+    Attributes
+    ----------
+    n
+        The number of data.
+    squares
+        The sum of squared weighted residuals.
+    constant
+        What the functional lacks of minus the log likelihood.
+    robust
+        The loss that is not half the square, as a text; empty where there is none.
+    """
+
+    n: int
+    squares: float
+    constant: float
+    robust: str
+
+
 def sum_of_squares(
     residuals: Vector, loss: Loss | None = None, density: Density | None = None
 ) -> AdjFloat:
@@ -112,6 +134,21 @@ class SumOfSquares(EntrywiseSum):
 
     def __str__(self) -> str:
         return "sum of squares"
+
+    @property
+    def scale(self) -> Any:
+        """A Constant or a Function by which all errors are multiplied, or ``None``."""
+        return self.density.scale
+
+    @property
+    def residuals(self) -> np.ndarray:
+        """The weighted residuals where the tape was evaluated last, shape ``(n_residuals,)``."""
+        return self.node.saved_output.vector
+
+    def summary(self) -> Summary:
+        """The misfit where the tape was evaluated last."""
+        r, robust = self.residuals, "" if isinstance(self.loss, Squares) else repr(self.loss)
+        return Summary(len(r), float(r @ r), self.density.constant, robust)
 
     def total(self, x: np.ndarray) -> float:
         return self.loss.value(x).sum()

@@ -1,0 +1,179 @@
+"""Posteriors of ensembles: those of all models on one tape, on any number of ranks."""
+
+import numpy as np
+import pytest
+from firedrake import *
+from firedrake.adjoint import *
+from mpi4py import MPI
+
+import femnn
+
+SOURCES = (1.0, 2.0, 3.0)
+NOISE = 0.02
+
+
+def truth(source, x):
+    return source * x * (2 - x) / (1 + source)
+
+
+def record(law, source, comm, scale=None, loss=None):
+    """Diffusion with the law, and its misfit to what four stations say."""
+    mesh = UnitIntervalMesh(8, comm=comm)
+    V = FunctionSpace(mesh, "CG", 1)
+    u, v = Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(law, u)
+    F = kappa * inner(grad(u), grad(v)) * dx - source * v * dx
+    femnn.solve(F == 0, u, DirichletBC(V, 0, 1))
+    x = np.array([0.2, 0.45, 0.7, 0.95])
+    rough = 1 + NOISE * np.random.default_rng(int(source)).standard_normal(len(x))
+    options = {"std": NOISE} if scale is None else {"scale": scale}
+    data = femnn.Observations(
+        femnn.Stations(mesh, x[:, None]), rough * truth(source, x), loss=loss, **options
+    )
+    return data.misfit(u)
+
+
+def law_and_prior():
+    law = femnn.MLP(1, 4, 1, output="softplus", seed=1)
+    return law, femnn.GaussianPrior(femnn.Weights.of(law), 1.0)
+
+
+def as_ensemble(scale=None, loss=None, comm=MPI.COMM_WORLD):
+    law, prior = law_and_prior()
+    continue_annotation()
+    Jhat = femnn.ensemble(
+        lambda source, comm: record(law, source, comm, scale, loss), SOURCES, law, comm=comm
+    )
+    J = Jhat.functional + prior.energy()
+    pause_annotation()
+    return ReducedFunctional(J, Jhat.controls), law
+
+
+def on_one_tape(scale=None):
+    law, prior = law_and_prior()
+    continue_annotation()
+    misfits = [record(law, source, MPI.COMM_SELF, scale) for source in SOURCES]
+    J = sum(misfits[1:], misfits[0]) + prior.energy()
+    pause_annotation()
+    return ReducedFunctional(J, Control(femnn.Weights.of(law))), law
+
+
+def fitted(Jhat):
+    femnn.fit(Jhat, "gauss-newton", maxiter=30, progress=False)
+    return Jhat
+
+
+def in_numbers(posterior, law):
+    band = posterior.law(law, np.linspace(0, 1, 7))
+    told = (posterior.n_data, posterior.chi_squared, posterior.log_evidence)
+    return [*told, posterior.effective_parameters, *band.mean, *band.std]
+
+
+@pytest.mark.parallel([1, 2, 3])
+@pytest.mark.parametrize("rank", [None, 6])
+def test_a_posterior_is_that_of_one_tape(rank):
+    Jhat, law = as_ensemble()
+    together, same_law = on_one_tape()
+    found = femnn.laplace(fitted(Jhat), rank=rank)
+    expected = femnn.laplace(fitted(together), rank=rank)
+    assert found.n_data == 12
+    np.testing.assert_allclose(
+        in_numbers(found, law), in_numbers(expected, same_law), rtol=1e-5, atol=1e-9
+    )
+
+
+@pytest.mark.parallel([1, 2, 3])
+def test_evidence_finds_noise_and_precisions():
+    """The scale is on the tape of each member."""
+    noise, same_noise = Constant(1e-2), Constant(1e-2)
+    Jhat, law = as_ensemble(scale=noise)
+    together, same_law = on_one_tape(scale=same_noise)
+    found = femnn.fit_with_evidence(Jhat, rounds=4, progress=False)
+    expected = femnn.fit_with_evidence(together, rounds=4, progress=False)
+    assert abs(float(noise) - 1e-2) > 1e-4, "nothing was estimated"
+    assert float(noise) == pytest.approx(float(same_noise), rel=1e-4)
+    np.testing.assert_allclose(found.history, expected.history, rtol=1e-4)
+    np.testing.assert_allclose(
+        in_numbers(found.posterior, law), in_numbers(expected.posterior, same_law), rtol=1e-3
+    )
+
+
+@pytest.mark.parallel([1, 2])
+def test_chains():
+    posterior = femnn.laplace(fitted(as_ensemble()[0]))
+    draws = femnn.chains(posterior, 20, n_chains=2)
+    assert np.isfinite(draws.log_density).all() and draws.accepted > 0
+
+
+def loss_of(build, **options):
+    law, prior = law_and_prior()
+    continue_annotation()
+    Jhat = femnn.ensemble(lambda source, comm: build(law, source, comm), SOURCES, law, **options)
+    J = Jhat.functional + prior.energy()
+    pause_annotation()
+    return ReducedFunctional(J, Jhat.controls)
+
+
+def penalised(law, source, comm):
+    return record(law, source, comm) + femnn.Weights.of(law).squared_norm()
+
+
+def doubled(law, source, comm):
+    return 2.0 * record(law, source, comm)
+
+
+def without_data(law, source, comm):
+    V = FunctionSpace(UnitIntervalMesh(2, comm=comm), "CG", 1)
+    return femnn.assemble(femnn.NeuralCoefficient(law, Function(V)) ** 2 * dx)
+
+
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (penalised, "has another term, .* outside of build"),
+        (doubled, "has 2 times a sum of squares: leave out the factor"),
+        (without_data, "has no misfit of Observations"),
+    ],
+)
+def test_a_member_that_is_no_likelihood(build, says):
+    with pytest.raises((ValueError, RuntimeError), match=f"loss of member . of the ensemble {says}"):
+        femnn.laplace(loss_of(build))
+
+
+def test_wrong_use():
+    with pytest.raises(ValueError, match="leave out mean=True"):
+        femnn.laplace(loss_of(record, mean=True))
+    with pytest.raises(ValueError, match="members' Observations have different scales"):
+        femnn.laplace(loss_of(lambda law, s, comm: record(law, s, comm, Constant(0.1))))
+    Jhat, law = as_ensemble(loss=femnn.Huber(1.0))
+    with pytest.raises(ValueError, match="a misfit has the loss Huber"):
+        femnn.fit_with_evidence(Jhat)
+    Jhat, law = as_ensemble()
+    continue_annotation()
+    value = femnn.Weights.of(law).squared_norm()
+    pause_annotation()
+    with pytest.raises(ValueError, match="data_worth: the functional has an ensemble"):
+        femnn.laplace(fitted(Jhat)).data_worth(value)
+
+
+def test_a_batch_is_no_posterior():
+    law, prior = law_and_prior()
+    continue_annotation()
+    members = femnn.ensemble(lambda s, comm: record(law, s, comm), SOURCES, law)
+    Jhat = ReducedFunctional(members.functional + prior.energy(), members.controls)
+    pause_annotation()
+    with members.batch([0]), pytest.raises(ValueError, match="a batch of the ensemble"):
+        femnn.laplace(Jhat)
+
+
+@pytest.mark.parallel(3)
+def test_a_group_without_member_does_not_know_the_scale():
+    law, prior = law_and_prior()
+    noise = Constant(1e-2)
+    continue_annotation()
+    Jhat = femnn.ensemble(lambda s, comm: record(law, s, comm, noise), SOURCES[:2], law)
+    J = Jhat.functional + prior.energy()
+    pause_annotation()
+    with pytest.raises(ValueError, match="a group of ranks has no member"):
+        femnn.fit_with_evidence(ReducedFunctional(J, Jhat.controls), progress=False)
