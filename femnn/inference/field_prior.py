@@ -163,7 +163,7 @@ class FieldPrior:
         slope = fd.grad(u) if theta is None else ufl.dot(theta, ufl.grad(u))
         form = delta * fd.inner(u, v) * fd.dx + gamma * fd.inner(slope, fd.grad(v)) * fd.dx
         if robin:
-            form += np.sqrt(gamma * delta) / ROBIN * fd.inner(u, v) * fd.ds
+            form += np.sqrt(gamma * delta) / ROBIN * fd.inner(u, v) * _boundary(space.mesh())
         return cls(control, form, mean, precision=precision, fixed=fixed)
 
     @property
@@ -321,3 +321,8 @@ def _parts(control: fd.Function, covariance: Any) -> tuple[Any, int, float]:
             "density: leave out bcs, or take a form with a term on the boundary, * ds."
         )
     return problem.J, covariance.iterations // 2, float(covariance._weight)
+
+
+def _boundary(mesh: fd.MeshGeometry) -> Any:
+    """The measure of the whole boundary."""
+    return fd.ds_v + fd.ds_t + fd.ds_b if mesh.extruded else fd.ds

@@ -429,7 +429,9 @@ def test_what_would_be_a_wrong_derivative_is_an_error():
     with pytest.raises(ValueError, match="divisor"):
         femnn.ensemble(small(law), SITES, law, ranks_per_member=2)
     Jhat = femnn.ensemble(small(law), SITES, law)
-    with pytest.raises(ValueError, match="laplace: the loss of member 0 of the ensemble has no misfit"):
+    with pytest.raises(
+        ValueError, match="laplace: the loss of member 0 of the ensemble has no misfit"
+    ):
         femnn.laplace(Jhat)
     for batch in ([], [0, 0], [3]):
         with pytest.raises(ValueError, match="places of members"), Jhat.batch(batch):

@@ -137,7 +137,9 @@ def without_data(law, source, comm):
     ],
 )
 def test_a_member_that_is_no_likelihood(build, says):
-    with pytest.raises((ValueError, RuntimeError), match=f"loss of member . of the ensemble {says}"):
+    with pytest.raises(
+        (ValueError, RuntimeError), match=f"loss of member . of the ensemble {says}"
+    ):
         femnn.laplace(loss_of(build))
 
 

@@ -134,6 +134,17 @@ def test_the_prior_is_that_of_its_covariance(kind):
     assert prior.energy() == pytest.approx(0.5 * d @ np.linalg.solve(C, d), rel=1e-6)
 
 
+def test_the_boundary_of_an_extruded_mesh():
+    V = FunctionSpace(ExtrudedMesh(UnitSquareMesh(2, 2, quadrilateral=True), 2), "Q", 1)
+    u, v = TrialFunction(V), TestFunction(V)
+    prior = femnn.FieldPrior.bilaplacian(Function(V), 0.1, 0.5)
+    form = 0.5 * u * v * dx + 0.1 * inner(grad(u), grad(v)) * dx
+    A = dense(form + np.sqrt(0.05) / 1.42 * u * v * (ds_v + ds_t + ds_b))
+    factor = np.linalg.inv(A)
+    C = factor @ dense(u * v * dx) @ factor
+    assert np.allclose(prior.std().dat.data_ro, np.sqrt(np.diag(C)), rtol=1e-6)
+
+
 @pytest.mark.parallel([1, 2, 3])
 def test_derivatives_of_a_fields_energy():
     """At a precision that was changed after it was recorded."""
