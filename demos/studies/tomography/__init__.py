@@ -1,0 +1,1 @@
+"""Hydraulic tomography: pumping tests in an aquifer with layers and a fault."""
