@@ -38,7 +38,7 @@ DEMOS: dict[str, dict[str, Any]] = {
     "verify_model": {"CELLS": 6},
 }
 
-# Options of runs of some minutes; the records of soil and lakes are not part of the project.
+# Options of runs of some minutes.  Others have a page, with its figure; some take a record.
 STUDIES: dict[str, list[str]] = {
     "advection": ["--cells", "8", "--iterations", "50", "--longer", "5"],
     "boundary_law": [],

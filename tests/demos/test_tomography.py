@@ -85,7 +85,7 @@ def test_taylor_of_field_layers_and_leakage():
 @pytest.mark.parametrize("unknown", ["network", "field"])
 def test_the_study(unknown, tmp_path, capfd):
     sizes = "--cells 4 --layers 6 --truth 4 6 --tests 2 --wells 5 --width 3 --draws 3"
-    sizes += f" --iterations 5 --rounds 2 --unknown {unknown}"
+    sizes += f" --iterations 3 --rounds 1 --unknown {unknown}"
     numbers = tomography.main(["--output", str(tmp_path), *sizes.split()])
     found, layers = numbers["found"], numbers["layers"]
     assert found["log K"] < 1.5, "worse than a guess"
