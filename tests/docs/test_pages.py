@@ -85,7 +85,7 @@ def test_the_gallery_has_a_figure_of_each_demo_and_study(monkeypatch, tmp_path):
     shown = re.findall(r"^!\[What the (?:demo|study) (\w+) draws\]\((.*?)\)$", text, re.MULTILINE)
     assert sorted(to for _, to in shown if "/" not in to) == sorted(gallery.DEMOS)
     studies = {path.parent.name for path in ROOT.glob("demos/studies/*/__main__.py")}
-    known = {*gallery.STUDIES, "soil", "lakes"}
+    known = {*gallery.STUDIES, "soil", "lakes", "state_estimation"}
     assert {name for name, to in shown if "/" in to} == studies == known
 
 

@@ -240,6 +240,19 @@ def test_a_fit_is_measured_by_the_prior(method):
         assert 0.2 <= model.m.dat.data_ro.min() <= model.m.dat.data_ro.max() <= 0.5
 
 
+@pytest.mark.parallel([1, 2])
+def test_one_matrix_is_enough_for_a_linear_model():
+    """One sweep of all directions and one step lead to the closed form's mean."""
+    model = Smoothed()
+    Jhat, n = model.Jhat, len(model.prior)
+    result = femnn.fit(Jhat, "gauss-newton", maxiter=1, **QUIET)
+    assert result.solves.tangent == n
+    assert result.solves.adjoint <= 3
+    mean = model.closed_form()[0]
+    found = model.prior.layout.vector(model.m)
+    assert np.allclose(found, mean, rtol=0, atol=1e-9)
+
+
 def test_a_low_rank_says_what_it_neglects():
     model = Smoothed(std=0.01)
     full = fitted(model)
