@@ -93,7 +93,7 @@ def fit_all(comparison: Comparison, args: argparse.Namespace) -> tuple[dict, lis
 def numbers_of(rows: dict[str, dict], twin: Twin) -> dict:
     """What JSON can hold of the rows, and what was asked of the learned law."""
     learned = rows[LEARNED]
-    window = twin.times.window
+    window, h = twin.times.window, depths_of(twin)["visited"]
     return {
         "rows": {n: {k: v for k, v in r.items() if k not in LARGE} for n, r in rows.items()},
         "depths": twin.visited,
@@ -101,36 +101,30 @@ def numbers_of(rows: dict[str, dict], twin: Twin) -> dict:
         "band": band(learned, twin),
         "spectrum": learned["spectrum"].tolist(),
         "windows": {
-            f"{end / HOUR:g} h": what_is_told(learned["assimilation"].until(end), seen(twin))
+            f"{end / HOUR:g} h": what_is_told(learned["assimilation"].until(end), h)
             for end in window / np.array([12, 4, 2, 1])
         },
         "water": learned["assimilation"].channel.water_budget(0.0, twin.times.end),
     }
 
 
-def seen(twin: Twin) -> np.ndarray:
-    """Depths that the truth has in the window."""
-    low, high = twin.visited["window"]
-    return DEPTHS[(DEPTHS >= low) & (DEPTHS <= high)]
+def depths_of(twin: Twin) -> dict[str, np.ndarray]:
+    """Depths that the truth has in the window, and those beyond."""
+    first, last = np.searchsorted(DEPTHS, twin.visited["window"])
+    parts = {"visited": slice(first, last), "shallower": slice(first), "deeper": slice(last, None)}
+    return {name: DEPTHS[part] for name, part in parts.items()}
 
 
 def law_errors(row: dict, twin: Twin) -> float:
     """Relative error of n over the depths of the window, root mean square of its logarithm."""
-    h = seen(twin)
+    h = depths_of(twin)["visited"]
     return rms(np.log(femnn.evaluate(row["law"], h) / femnn.evaluate(Vegetated(), h)))
 
 
 def band(row: dict, twin: Twin) -> dict[str, float]:
     """The part of the true law that is in the 90 % band, where depths were visited and beyond."""
     found = {}
-    h_seen = seen(twin)
-    for name, h in {
-        "visited": h_seen,
-        "shallower": DEPTHS[DEPTHS < h_seen[0]],
-        "deeper": DEPTHS[DEPTHS > h_seen[-1]],
-    }.items():
-        if not len(h):
-            continue
+    for name, h in depths_of(twin).items():
         truth = femnn.evaluate(Vegetated(), h)
         mean, lower, upper = band_of_law(row["posterior"], row["law"], h)
         found[name] = float(np.mean((lower <= truth) & (truth <= upper)))
@@ -141,7 +135,13 @@ def band(row: dict, twin: Twin) -> dict[str, float]:
 
 def tell(rows: dict[str, dict], numbers: dict) -> None:
     """The numbers of the study, on the terminal."""
-    for quantity in ("level", "discharge", "level_coverage", "discharge_coverage", "reading_coverage"):
+    for quantity in (
+        "level",
+        "discharge",
+        "level_coverage",
+        "discharge_coverage",
+        "reading_coverage",
+    ):
         table = {n: {k: s[quantity] for k, s in r["scores"].items()} for n, r in rows.items()}
         columns = {k: (k, ".3f") for k in next(iter(table.values()))}
         show(quantity, table, columns)

@@ -105,7 +105,9 @@ class Assimilation:
         errors : list of Vector
             Of level and discharge at the places held out, at all times of readings.
         """
-        watchers = [self._judging(values).start() for values in (self.twin.level, self.twin.discharge)]
+        watchers = [
+            self._judging(values).start() for values in (self.twin.level, self.twin.discharge)
+        ]
         with recording():
             Jhat = self._functional(self.twin.times.end, *watchers)
             for watcher in watchers:

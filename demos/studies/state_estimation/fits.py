@@ -1,7 +1,5 @@
 """The models that are compared: each a law, fitted to the same readings."""
 
-from functools import partial
-
 import numpy as np
 
 import femnn
@@ -78,7 +76,8 @@ class Comparison:
             "scales": {k: float(scale) for k, scale in assimilation.scales.items()},
             "prior_stds": [float(p.precision[0] ** -0.5) for p in assimilation.priors],
             "runs": {k: getattr(result.solves, k) for k in ("forward", "adjoint", "tangent")},
-            "solves": steps * (result.solves.forward + result.solves.adjoint + result.solves.tangent),
+            "solves": steps
+            * (result.solves.forward + result.solves.adjoint + result.solves.tangent),
             "seconds": watch.seconds(),
         }
 

@@ -46,11 +46,11 @@ class Channel:
     """Shallow water in one dimension: level above the datum, and discharge of a unit width.
 
     The discharge is positive from the sea to the river.  Levels are piecewise linear and may jump
-    (DG1), discharges continuous and quadratic (CG2): the water of each cell is conserved.  Depth and
-    velocity in the equations' coefficients, and so the network, are extrapolated from the last two
-    states to the middle of the step, so that each step is one linear solve.  The surface's slope is
-    that of a theta scheme.  Friction is stiff in shallow water: it is the new discharge times the
-    speed of the last, as an extrapolated speed oscillates with long steps.
+    (DG1), discharges continuous and quadratic (CG2): the water of each cell is conserved.  Depth
+    and velocity in the equations' coefficients, and so the network, are extrapolated from the last
+    two states to the middle of the step, so that each step is one linear solve.  The surface's
+    slope is that of a theta scheme.  Friction is stiff in shallow water: it is the new discharge
+    times the speed of the last, as an extrapolated speed oscillates with long steps.
 
     Parameters
     ----------
@@ -107,9 +107,10 @@ class Channel:
 
     def _forces(self, eta, q, new_q, w):
         """Momentum that is carried along, slope of the surface and friction, tested with w."""
-        eta_star, q_star = (1.5 * a - 0.5 * b for a, b in zip(split(self.last), split(self.before)))
+        eta_star, q_star = (
+            1.5 * a - 0.5 * b for a, b in zip(split(self.last), split(self.before), strict=True)
+        )
         h, n = eta_star + self.depth, FacetNormal(self.mesh)
-        self.h = h
         self.n = NeuralCoefficient(self.law, h, degree=6)
         carried = q_star / h * q
         speed = sqrt(split(self.last)[1] ** 2 + SLOWEST**2) / h

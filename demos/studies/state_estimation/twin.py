@@ -146,7 +146,9 @@ class Twin:
         self._read(np.array(series["gauges"]), np.array(series["meters"]))
         lowest, highest = np.array(depths).T
         parts = self.times.parts()
-        self.visited = {n: (lowest[w].min(), highest[w].max()) for n, w in parts.items()}
+        self.visited = {
+            n: (float(lowest[w].min()), float(highest[w].max())) for n, w in parts.items()
+        }
 
     def _read(self, gauges: np.ndarray, meters: np.ndarray) -> None:
         """Readings with errors; of gauges and meters nothing after the window."""
