@@ -31,6 +31,7 @@ from .model import HOUR
 from .twin import Times, Twin, first_guess, true_forcing
 
 DEPTHS = np.linspace(0.5, 5.0, 91)  # m, at which laws are compared
+PARTS = (12, 4, 2, 1)  # of the window, in which readings are taken alone
 LARGE = ("law", "assimilation", "posterior", "spectrum", "run", "visited")
 
 
@@ -93,7 +94,7 @@ def fit_all(comparison: Comparison, args: argparse.Namespace) -> tuple[dict, lis
 def numbers_of(rows: dict[str, dict], twin: Twin) -> dict:
     """What JSON can hold of the rows, and what was asked of the learned law."""
     learned = rows[LEARNED]
-    window, h = twin.times.window, depths_of(twin)["visited"]
+    h = depths_of(twin)["visited"]
     return {
         "rows": {n: {k: v for k, v in r.items() if k not in LARGE} for n, r in rows.items()},
         "depths": twin.visited,
@@ -102,10 +103,16 @@ def numbers_of(rows: dict[str, dict], twin: Twin) -> dict:
         "spectrum": learned["spectrum"].tolist(),
         "windows": {
             f"{end / HOUR:g} h": what_is_told(learned["assimilation"].until(end), h)
-            for end in window / np.array([12, 4, 2, 1])
+            for end in windows(twin.times)
         },
         "water": learned["assimilation"].channel.water_budget(0.0, twin.times.end),
     }
+
+
+def windows(times: Times) -> list[float]:
+    """Ends of shorter windows in s, each at a reading, and that of the whole one."""
+    n = round(times.window / times.every)
+    return [times.every * max(1, n // part) for part in PARTS]
 
 
 def depths_of(twin: Twin) -> dict[str, np.ndarray]:
