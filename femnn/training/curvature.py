@@ -12,7 +12,7 @@ from femnn.training.coordinates import Coordinates
 from femnn.training.loss import Loss
 
 # Numbers for which a matrix is made; beyond, products with it are less work.  Data tell of few
-# directions of a field, which conjugate gradients find.
+# directions of a field that has a prior, which conjugate gradients find.
 LARGEST, LARGEST_WITH_FIELDS = 1000, 200
 
 
@@ -35,9 +35,10 @@ class Curvature:
     def __init__(self, loss: Loss, coordinates: Coordinates):
         self._loss, self._coordinates = loss, coordinates
         self.exact = False
-        self._euclids = loss.controls.metric.is_euclids
+        controls = loss.controls
+        self._euclids, with_priors = controls.metric.is_euclids, controls.length > 0
         most = LARGEST if self._euclids else LARGEST_WITH_FIELDS
-        self._has_matrix = len(loss.controls) <= most
+        self._has_matrix = len(controls) <= most and (self._euclids or with_priors)
 
     def __call__(self, direction: np.ndarray) -> np.ndarray:
         """The product with a direction, shape ``(n,)``.  Collective."""
