@@ -161,7 +161,8 @@ class PointMap:
             return None
         values = fd.dot(self._slope, change)
         target = self.at.space(values.ufl_shape)
-        return fd.get_interpolator(fd.interpolate(values, target))._get_callable()
+        interpolator = fd.get_interpolator(fd.interpolate(values, target))
+        return interpolator._get_callable(bcs=())  # None is an error on mixed spaces
 
     def cotangent(self, dependency: Any, inputs_cotangent: np.ndarray) -> Any:
         """A cotangent of the inputs, one row for each point, carried to a dependency.

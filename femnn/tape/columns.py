@@ -54,7 +54,9 @@ class Part:
     matrix: np.ndarray
 
 
-def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | None:
+def gauss_newton_matrix(
+    J: AdjFloat, controls: Any, tape: Tape, directions: Sequence[np.ndarray] | None = None
+) -> np.ndarray | None:
     """The Gauss-Newton matrix of a functional of weights and Constants.  Collective.
 
     See :func:`femnn.tape.curvature.gauss_newton_product`.  Each block that offers
@@ -69,6 +71,8 @@ def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | 
         The controls, a :class:`pyadjoint.Control` or several.
     tape
         The tape, without a schedule.
+    directions
+        As for :func:`gauss_newton_parts`; controls may be fields then.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def gauss_newton_matrix(J: AdjFloat, controls: Any, tape: Tape) -> np.ndarray | 
         Shape ``(n, n)``, the same on every rank; ``None`` where the tape has no such matrix, or not
         cheaply.
     """
-    return _swept(J, controls, tape, _Sweep.matrix)
+    return _swept(J, controls, tape, _Sweep.matrix, directions)
 
 
 def gauss_newton_parts(

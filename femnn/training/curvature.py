@@ -11,8 +11,9 @@ from femnn.tape.curvature import gauss_newton_product
 from femnn.training.coordinates import Coordinates
 from femnn.training.loss import Loss
 
-# Numbers for which a matrix is made; beyond, products with it are less work.
-LARGEST = 1000
+# Numbers for which a matrix is made; beyond, products with it are less work.  Data tell of few
+# directions of a field that has a prior, which conjugate gradients find.
+LARGEST, LARGEST_WITH_FIELDS = 1000, 200
 
 
 class Curvature:
@@ -34,7 +35,10 @@ class Curvature:
     def __init__(self, loss: Loss, coordinates: Coordinates):
         self._loss, self._coordinates = loss, coordinates
         self.exact = False
-        self._has_matrix = len(loss.controls) <= LARGEST and loss.controls.metric.is_euclids
+        controls = loss.controls
+        self._euclids, with_priors = controls.metric.is_euclids, controls.length > 0
+        most = LARGEST if self._euclids else LARGEST_WITH_FIELDS
+        self._has_matrix = len(controls) <= most and (self._euclids or with_priors)
 
     def __call__(self, direction: np.ndarray) -> np.ndarray:
         """The product with a direction, shape ``(n,)``.  Collective."""
@@ -57,7 +61,11 @@ class Curvature:
             return None
         loss = self._loss
         loss.return_to_last(derivative=False)
-        matrix = gauss_newton_matrix(loss.Jhat.functional, loss.Jhat.controls, loss.Jhat.tape)
+        Jhat, directions = loss.Jhat, None
+        if not self._euclids:
+            every = np.eye(len(loss.controls))
+            directions = loss.controls.rows(self._coordinates.direction(every))
+        matrix = gauss_newton_matrix(Jhat.functional, Jhat.controls, Jhat.tape, directions)
         self._has_matrix = matrix is not None
         if matrix is None:
             return None

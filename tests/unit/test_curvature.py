@@ -301,7 +301,28 @@ def bounded(mesh):
     return held(mesh, bounds=bounds, solver_parameters={"snes_type": "vinewtonrsls", **TIGHT})
 
 
-MODELS = [mixed, boundary, coupled, scaled, observed, restricted, bounded]
+def parts_of_the_last_state(mesh):
+    """Laws of one part and of both parts of a mixed state, as it was at the last step."""
+    W = FunctionSpace(mesh, "DG", 1) * VectorFunctionSpace(mesh, "CG", 1)
+    w, last, (v, q) = Function(W), Function(W), TestFunctions(W)
+    (u, p), (un, pn), (x, y) = split(w), split(last), SpatialCoordinate(mesh)
+    net = femnn.MLP(1, 3, 1, output="softplus", seed=1)
+    one = femnn.NeuralCoefficient(net, un, degree=3)
+    both = femnn.NeuralCoefficient(femnn.MLP(3, 3, 1, seed=2), un, pn, degree=3)
+    F = (u - un - one * x) * v * dx + inner(p - pn - both * grad(x * y), q) * dx
+    F += div(p) * v * dx + inner(grad(p), grad(q)) * dx
+    solver = femnn.NeuralVariationalSolver(
+        femnn.NeuralVariationalProblem(F, w), solver_parameters=TIGHT
+    )
+    J = 0.0
+    for _ in range(3):
+        solver.solve()
+        last.assign(w)
+        J += femnn.assemble((u - 1) ** 2 * dx + inner(p, p) * dx)
+    return J, [one.weights, both.weights]
+
+
+MODELS = [mixed, parts_of_the_last_state, boundary, coupled, scaled, observed, restricted, bounded]
 
 
 @pytest.mark.parallel([1, 2])

@@ -240,6 +240,19 @@ def test_a_fit_is_measured_by_the_prior(method):
         assert 0.2 <= model.m.dat.data_ro.min() <= model.m.dat.data_ro.max() <= 0.5
 
 
+@pytest.mark.parallel([1, 2])
+def test_a_fit_takes_all_directions_of_a_field_together():
+    """One sweep for each iteration, and no products; steps are as long as the region allows."""
+    model = Smoothed()
+    result = femnn.fit(model.Jhat, "gauss-newton", maxiter=10, gtol=1e-10, **QUIET)
+    assert result.iterations <= 4
+    assert result.solves.tangent % len(model.prior) == 0
+    assert result.solves.tangent <= (result.iterations + 1) * len(model.prior)
+    assert result.solves.adjoint <= result.evaluations
+    found = model.prior.layout.vector(model.m)
+    assert np.allclose(found, model.closed_form()[0], rtol=0, atol=1e-8)
+
+
 def test_a_low_rank_says_what_it_neglects():
     model = Smoothed(std=0.01)
     full = fitted(model)
