@@ -102,7 +102,8 @@ def test_evidence_finds_noise_and_precisions():
 def test_chains():
     posterior = femnn.laplace(fitted(as_ensemble()[0]))
     draws = femnn.chains(posterior, 20, n_chains=2)
-    assert np.isfinite(draws.log_density).all() and draws.accepted > 0
+    assert np.isfinite(draws.log_density).all()
+    assert draws.accepted > 0
 
 
 def loss_of(build, **options):
