@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from firedrake import COMM_WORLD, Function, Mesh, MeshGeometry
 from firedrake.mesh import plex_from_cell_list
+from mpi4py import MPI
 
 import femnn
 
@@ -115,7 +116,7 @@ def legend(panel: plt.Axes, meanings: dict[str, dict], ncols: int = 2) -> None:
     panel.legend(lines, list(meanings), ncols=ncols, fontsize=9, **place)
 
 
-def side_by_side(x: np.ndarray, n: int, apart: float) -> MeshGeometry:
+def side_by_side(x: np.ndarray, n: int, apart: float, comm: MPI.Comm = COMM_WORLD) -> MeshGeometry:
     """A mesh of n separate intervals with nodes at ``x``, each ``apart`` from the one before.
 
     Their first ends are the boundary 1, their last ones 2.  A step of many columns costs nearly
@@ -124,7 +125,7 @@ def side_by_side(x: np.ndarray, n: int, apart: float) -> MeshGeometry:
     cells = np.column_stack([np.arange(len(x) - 1), np.arange(1, len(x))])
     every_cell = np.concatenate([cells + i * len(x) for i in range(n)])
     every_x = np.concatenate([x + i * apart for i in range(n)])
-    plex = plex_from_cell_list(1, every_cell, every_x[:, None], COMM_WORLD)
+    plex = plex_from_cell_list(1, every_cell, every_x[:, None], comm)
     plex.createLabel("Face Sets")
     first, last = plex.getDepthStratum(0)
     where = plex.getCoordinatesLocal().array.ravel()
@@ -133,7 +134,7 @@ def side_by_side(x: np.ndarray, n: int, apart: float) -> MeshGeometry:
         for mark, places in ends.items():
             if np.isclose(at, places, rtol=0, atol=1e-9 * apart).any():
                 plex.setLabelValue("Face Sets", point, mark)
-    return Mesh(plex)
+    return Mesh(plex, comm=comm)
 
 
 class Stopwatch:
