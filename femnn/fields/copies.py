@@ -157,8 +157,20 @@ def copy_values(source: Any, target: Any) -> None:
 
 def same_values(a: Value, b: Value) -> bool:
     """Whether this rank's data are the same, bit by bit."""
+    return all(_same_bits(p, q) for p, q in _parts(a, b))
+
+
+def equal_values(a: Value, b: Value) -> bool:
+    """Whether this rank's data are equal; zeros of either sign are, and so are NaNs.
+
+    Firedrake's ``assign``, by which pyadjoint keeps values, makes a zero of a negative one.
+    """
+    return same_values(a, b) or all(np.array_equal(p, q, equal_nan=True) for p, q in _parts(a, b))
+
+
+def _parts(a: Value, b: Value) -> list[tuple[np.ndarray, np.ndarray]]:
     parts = zip(a.dat, b.dat, strict=True) if isinstance(a, FIELDS) else [(a.dat, b.dat)]
-    return all(_same_bits(p.data_ro, q.data_ro) for p, q in parts)
+    return [(p.data_ro, q.data_ro) for p, q in parts]
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from pyadjoint import Block
 from pyadjoint.block_variable import BlockVariable
 from pyadjoint.tape import get_working_tape
 
-from femnn.fields.copies import FIELDS, same_values
+from femnn.fields.copies import FIELDS, equal_values
 from femnn.parallel import any_rank_each
 from femnn.tape.control import VectorControl
 
@@ -105,7 +105,7 @@ def _holds_present(node: BlockVariable) -> bool:
         return False
     value, held = node.output, node.saved_output
     if isinstance(value, (*FIELDS, fd.Constant)):
-        return same_values(value, held)
+        return equal_values(value, held)
     return np.array_equal(value.vector, held.vector, equal_nan=True)
 
 

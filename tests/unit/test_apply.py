@@ -334,3 +334,35 @@ def test_training_a_network_that_makes_numbers_only():
         femnn.fit(Jhat, progress=False)
     with pytest.raises(RuntimeError, match="weights or Constants differ between ranks"):
         layer()
+
+
+def test_a_zero_with_a_sign_does_not_end_what_the_tape_follows():
+    """A field with a negative zero, in two solves: both follow the network that made it."""
+    mesh = UnitIntervalMesh(2)
+    V = FunctionSpace(mesh, "P", 1)
+    u, v, source = TrialFunction(V), TestFunction(V), Function(V)
+    solution, factor = Function(V), Constant(1.0)
+
+    class Signed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.Parameter(torch.tensor([-1.0], dtype=DOUBLE))
+
+        def forward(self):
+            return self.p * torch.tensor([0.0, 1.0, 1.0], dtype=DOUBLE)
+
+    net = Signed()
+    problem = femnn.NeuralVariationalProblem.linear(u * v * dx, factor * source * v * dx, solution)
+    solver = femnn.NeuralVariationalSolver(problem)
+    continue_annotation()
+    source.assign(femnn.apply(net, into=V))
+    J = 0.0
+    for value in (1.0, 2.0):
+        factor.assign(value)
+        solver.solve()
+        J += femnn.assemble(solution * dx)
+    pause_annotation()
+    assert np.signbit(net().detach().numpy()[0])
+    weights = femnn.Weights.of(net)
+    Jhat = ReducedFunctional(J, Control(weights))
+    assert Jhat(weights.like(np.array([-3.0]))) == pytest.approx(3 * J, rel=1e-12)
