@@ -65,12 +65,10 @@ def gauss_newton_matrix(
 
     Parameters
     ----------
-    J
-        The functional.
+    J, tape
+        The functional and its tape, without a schedule.
     controls
         The controls, a :class:`pyadjoint.Control` or several.
-    tape
-        The tape, without a schedule.
     directions
         As for :func:`gauss_newton_parts`; controls may be fields then.
 
