@@ -1,0 +1,1 @@
+"""Water in soil columns: the evaporation experiment, laws, the model, its rival, and judging."""
