@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import firedrake as fd
 import numpy as np
 from mpi4py import MPI
 from pyadjoint import ReducedFunctional, Tape
@@ -98,13 +99,13 @@ def ensemble(
     if not chosen:
         raise ValueError("ensemble got no members: wanted at least one.")
     shared = Shared(controls, groups)
-    recording = Recording(build, groups, shared)
+    recording, first = Recording(build, groups, shared), fd.Constant(0.0).count()
     own = recording.members(chosen)
     check_used(own, groups, shared)
     losses = np.zeros(len(chosen))
     for member in own:
         losses[member.index] = float(member.functional)
-    models = Members(groups, shared, own, len(chosen), mean)
+    models = Members(groups, shared, own, len(chosen), mean, first)
     models.note_recorded(shared.objects, groups.sum(losses))
     return EnsembleFunctional(EnsembleBlock(models), shared, chosen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Likelihood:
     RuntimeError
         If a member on another rank is no sum of misfits.
     ValueError
-        If one on this is not, the mean or a batch is taken, or members have different scales.
+        If one on this is not, or the mean or a batch is taken.
     """
 
     def __init__(self, block: EnsembleBlock, who: str):
@@ -49,10 +50,10 @@ class Likelihood:
         for member in members.own:
             try:
                 _check(member, who)
-            except ValueError as error:
+            except Exception as error:
                 failure = Failure(member.index, error)
         members.groups.agree(failure)
-        self.scale = self._only_scale()
+        members.forget_value()  # the check has reset what the tapes had of derivatives
 
     @property
     def blocks(self) -> list[SumOfSquares]:
@@ -77,16 +78,24 @@ class Likelihood:
                         node.save_output()
         self._members.forget_value()
 
-    def _only_scale(self) -> Any:
-        """The scale of all members' errors, or ``None``."""
+    @cached_property
+    def scale(self) -> Any:
+        """The scale of all members' errors, or ``None``.  Collective.
+
+        Raises
+        ------
+        ValueError
+            If there are several, ``build`` has made it, or not all groups have it.
+        """
         scales = {id(b.density.scale): b.density.scale for b in self.blocks}
-        comm = self._members.groups.comm
-        if any_rank(comm, len(scales) > 1):
+        comm, scale = self._members.groups.comm, next(iter(scales.values()), None)
+        inside = scale is not None and not self._members.was_before(scale)
+        if any_rank(comm, len(scales) > 1 or inside):
             raise ValueError(
-                f"{self._who}: the members' Observations have different scales: wanted one "
-                "Constant, made outside of build, as the scale of all of them, or none."
+                f"{self._who}: the members' Observations have different scales, or one that build "
+                "makes: wanted one Constant, made outside of build, as the scale of all of them, "
+                "or none."
             )
-        scale = next(iter(scales.values()), None)
         if any_rank(comm, scale is not None) and any_rank(comm, scale is None):
             raise ValueError(
                 f"{self._who}: a group of ranks has no member, or one without the scale that the "
@@ -102,7 +111,7 @@ def _check(member: Member, who: str) -> None:
     if not squares_behind(member.functional, member.tape):
         raise ValueError(f"{where} has no misfit of Observations: {WANTED}.")
     if not member.nodes:
-        return
+        raise ValueError(f"{where} depends on none of the controls: leave the member out.")
     factors = factors_of(member.functional, member.nodes, member.tape)
     if factors is None:
         raise ValueError(f"{where} is no sum of its terms: {WANTED}.")

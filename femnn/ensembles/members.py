@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import firedrake as fd
 import numpy as np
 from pyadjoint import Control, ReducedFunctional, Tape
 from pyadjoint.drivers import compute_derivative, compute_hessian, compute_tlm
@@ -75,6 +76,8 @@ class Members:
         The number of all.
     mean
         Whether the mean is taken.
+    first
+        The number of the first Constant that may be made while members are recorded.
 
     Attributes
     ----------
@@ -87,10 +90,17 @@ class Members:
     """
 
     def __init__(
-        self, groups: Groups, shared: Shared, own: Sequence[Member], n_members: int, mean: bool
+        self,
+        groups: Groups,
+        shared: Shared,
+        own: Sequence[Member],
+        n_members: int,
+        mean: bool,
+        first: int,
     ):
         self.groups, self.shared = groups, shared
         self.own, self.mean = own, mean
+        self._first = first
         self.everything: Batch = tuple(range(n_members))
         self.losses = np.full(n_members, np.nan)
         self._batch = self.everything
@@ -189,6 +199,8 @@ class Members:
         n = len(self.shared)
 
         def add(member: Member, total: np.ndarray) -> None:
+            if not member.nodes:
+                return
             matrix = gauss_newton_matrix(member.functional, member.nodes, member.tape)
             if matrix is None:
                 total[-1] = 1.0
@@ -203,6 +215,10 @@ class Members:
         """Whether members use each of these, which are no controls of theirs.  Collective."""
         data = {id(value) for member in self.own for value in member.given}
         return any_rank_each(self.groups.comm, [id(value) in data for value in values])
+
+    def was_before(self, value: Any) -> bool:
+        """Whether a value is a Constant from before the members were recorded."""
+        return isinstance(value, fd.Constant) and value.count() < self._first
 
     def forget_guess(self) -> None:
         """Let the members' solvers start as if they had solved nothing before."""

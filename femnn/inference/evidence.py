@@ -70,8 +70,9 @@ def fit_with_evidence(
     Parameters
     ----------
     Jhat
-        As for :func:`femnn.laplace`.  What is estimated are the precisions of each
-        :class:`~femnn.GaussianPrior` that is not ``fixed``, and each Constant that is the
+        As for :func:`femnn.laplace`.  What is estimated are the precisions of each prior,
+        :class:`~femnn.GaussianPrior` or :class:`~femnn.FieldPrior`, that is not ``fixed``, and each
+        Constant that is the
         ``scale`` of :class:`~femnn.Observations`; all begin with the values that they have.
     rounds
         At most.
@@ -97,10 +98,11 @@ def fit_with_evidence(
     RuntimeError
         If the tape has no Gauss-Newton matrix, or the callback has raised an error on another rank.
     TypeError
-        If a control is neither weights nor a Constant, or a setting of another kind.
+        If a control is of no known kind, or a setting of another one.
     ValueError
         If there is nothing to estimate, a scale is a control, a misfit has a loss that is not half
-        the square, or as for :func:`femnn.laplace`.
+        the square, an ensemble's members have several scales or one that ``build`` has made, a
+        group of ranks has no member, or as for :func:`femnn.laplace`.
 
     Notes
     -----
@@ -125,7 +127,7 @@ def fit_with_evidence(
     check_whole("maxiter", maxiter, least=1)
     check_number("tol", tol, least=0.0)
     terms = Terms(Jhat, "fit_with_evidence")
-    terms.check_normal()
+    terms.check_normal(terms.summaries())
     unknown, solves = Unknown(terms), Solves()
     history: list[float] = []
     while True:

@@ -51,7 +51,8 @@ def laplace(
         If a control is of no known kind, or ``Jhat`` no functional of numbers.
     ValueError
         If the functional has no misfit of Observations, a misfit or an energy has a factor,
-        a control has no prior, or ``rank`` or ``hessian`` mean nothing.
+        a control has no prior, ``rank`` or ``hessian`` mean nothing; or of an ensemble the mean or
+        a batch is taken, or a member's loss is more than its misfits.
 
     Warns
     -----

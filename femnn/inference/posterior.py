@@ -63,9 +63,9 @@ class LaplacePosterior:
         self.mean, self.spectrum = at.vector.copy(), at.gaussian.spectrum
         self.neglected = at.gaussian.neglected
         self.effective_parameters = float(at.gaussian.shares.sum())
-        data = terms.summaries()
-        self.n_data = sum(summary.n for summary in data)
-        self.chi_squared = sum(summary.squares for summary in data) / self.n_data
+        self._data = terms.summaries()
+        self.n_data = sum(summary.n for summary in self._data)
+        self.chi_squared = sum(summary.squares for summary in self._data) / self.n_data
         self.distance = float(at.gaussian.spread(at.gradient[:, None])[0])
 
     @property
@@ -91,7 +91,7 @@ class LaplacePosterior:
         ValueError
             If a misfit has a loss that is not half the square.
         """
-        return self.terms.log_evidence(self.at)
+        return self.terms.log_evidence(self.at, self._data)
 
     def __repr__(self) -> str:
         rank = "" if not self.neglected else f", first neglected eigenvalue {self.neglected:.2g}"

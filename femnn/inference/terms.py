@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,11 +123,6 @@ class Terms:
             raise ValueError(f"{who}: the functional has no misfit of Observations: {WANTED}.")
         self._energies = [b for b in blocks if isinstance(b, PRIORS)]
         self.priors = self._found([b.prior for b in self._energies])
-
-    @property
-    def n_data(self) -> int:
-        """The number of data."""
-        return sum(summary.n for summary in self.summaries())
 
     def summaries(self) -> list[Summary]:
         """Each misfit where the functional was evaluated last.  Collective."""
@@ -261,21 +257,28 @@ class Terms:
         with stop_annotating():
             return Jhat(self.controls.values(vector))
 
-    def log_evidence(self, at: Expansion) -> float:
+    def log_evidence(self, at: Expansion, data: Sequence[Summary]) -> float:
         """The logarithm of the marginal likelihood, by Laplace's approximation.
+
+        Parameters
+        ----------
+        at
+            The functional at the best values.
+        data
+            The misfits there.
 
         Raises
         ------
         ValueError
             If a misfit is not half a sum of squares.
         """
-        self.check_normal()
-        constant = sum(summary.constant for summary in self.summaries())
+        self.check_normal(data)
+        constant = sum(summary.constant for summary in data)
         return -at.value - constant + at.gaussian.log_shrinkage
 
-    def check_normal(self) -> None:
+    def check_normal(self, data: Sequence[Summary]) -> None:
         """Raise where a misfit is not half a sum of squares."""
-        robust = [summary.robust for summary in self.summaries() if summary.robust]
+        robust = [summary.robust for summary in data if summary.robust]
         if robust:
             raise ValueError(
                 f"{self._who}: a misfit has the loss {robust[0]}, whose density is not normal, "

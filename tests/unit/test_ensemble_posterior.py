@@ -7,6 +7,7 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
+from femnn.inference.terms import Terms
 
 SOURCES = (1.0, 2.0, 3.0)
 NOISE = 0.02
@@ -147,8 +148,6 @@ def test_a_member_that_is_no_likelihood(build, says):
 def test_wrong_use():
     with pytest.raises(ValueError, match="leave out mean=True"):
         femnn.laplace(loss_of(record, mean=True))
-    with pytest.raises(ValueError, match="members' Observations have different scales"):
-        femnn.laplace(loss_of(lambda law, s, comm: record(law, s, comm, Constant(0.1))))
     Jhat, law = as_ensemble(loss=femnn.Huber(1.0))
     with pytest.raises(ValueError, match="a misfit has the loss Huber"):
         femnn.fit_with_evidence(Jhat)
@@ -158,6 +157,46 @@ def test_wrong_use():
     pause_annotation()
     with pytest.raises(ValueError, match="data_worth: the functional has an ensemble"):
         femnn.laplace(fitted(Jhat)).data_worth(value)
+
+
+@pytest.mark.parallel([1, 3])
+def test_a_scale_that_build_makes():
+    """With a rank for each member each rank knows one scale only."""
+    Jhat = loss_of(lambda law, s, comm: record(law, s, comm, Constant(0.1)))
+    assert femnn.laplace(fitted(Jhat)).n_data == 12
+    with pytest.raises(ValueError, match="different scales, or one that build makes"):
+        femnn.fit_with_evidence(Jhat, progress=False)
+
+
+@pytest.mark.parallel([1, 2])
+def test_a_member_without_controls():
+    def build(law, source, comm):
+        return record(law if source < 3 else frozen, source, comm)
+
+    frozen = law_and_prior()[0].requires_grad_(False)
+    Jhat = loss_of(build)
+    with pytest.raises((ValueError, RuntimeError), match="depends on none of the controls"):
+        femnn.laplace(Jhat)
+    assert femnn.fit(Jhat, "gauss-newton", maxiter=2, progress=False).loss < Jhat.functional
+
+
+@pytest.mark.parallel(2)
+def test_the_evidence_is_known_on_each_rank():
+    posterior = femnn.laplace(fitted(as_ensemble()[0]))
+    if MPI.COMM_WORLD.rank == 0:
+        assert np.isfinite(posterior.log_evidence)
+
+
+def test_derivatives_after_a_look():
+    """What was looked at of the members' tapes is not taken for what the functional has left."""
+    Jhat, law = as_ensemble()
+    weights = femnn.Weights.of(law)
+    direction = weights.like(np.cos(weights.vector))
+    Jhat.derivative()
+    expected = Jhat.hessian(direction).vector
+    Jhat.derivative()
+    Terms(Jhat, "test")
+    np.testing.assert_allclose(Jhat.hessian(direction).vector, expected, rtol=1e-9)
 
 
 def test_a_batch_is_no_posterior():

@@ -30,6 +30,7 @@ from .laws import FlowLaw, KnotLaw, NetworkLaw, PowerLaw, Proportional, Runoff
 from .lstm import alone
 from .training import Trained, coverage, fit_errors, predict, scores, train
 
+LSTMS = {"LSTM alone": True, "LSTM that corrects the flow above": False}
 WAVES = {
     "kinematic wave, constant celerity": partial(PowerLaw, is_constant=True),
     "kinematic wave, celerity a power of the flow": PowerLaw,
@@ -114,7 +115,9 @@ def predictions(
     found = {"same day": same_day(river), LAGS: lags(river, within(river, (first, last)))}
     for name in WAVES:
         found[name] = predict_wave(cutting, trained[name], years)
-    found["LSTM alone"] = alone(cutting, (first, last), end, iterations=3 * args.iterations // 2)
+    for name, is_free in LSTMS.items():
+        iterations = 3 * args.iterations // 2
+        found[name] = alone(cutting, (first, last), end, is_free, iterations=iterations)
     found[HERE] = predict(cutting, trained["network"], years)
     found["Saxons Lode withheld"] = predict(cutting, trained["withheld"], years, ("Bewdley",))
     found["from the three outer gauges"] = predict(cutting, trained["network"], years, ())

@@ -1,4 +1,4 @@
-"""An LSTM alone: flow at the gauges from the same inputs, without an equation, in plain torch."""
+"""An LSTM alone: flow at the gauges from the gauges above and the weather, in plain torch."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from .judging import SIZE, Cutting
 
 
 class Gauge(nn.Module):
-    """Flow at a gauge as what comes from above times a factor of an LSTM, plus another.
+    """Flow at a gauge: what comes from above and an LSTM's correction, or its output alone.
 
     Parameters
     ----------
@@ -18,9 +18,9 @@ class Gauge(nn.Module):
     hidden
         Numbers that it remembers.
     size
-        Of its corrections in m3/s.
+        Of its output in m3/s.
     is_free
-        Whether the flow is the LSTM's output alone, in units of ``size``.
+        Whether the flow is the LSTM's output alone.
     """
 
     def __init__(self, n: int, hidden: int, size: float, is_free: bool):

@@ -12,8 +12,8 @@ from mpi4py import MPI
 
 LENGTH, THICKNESS = 1000.0, 60.0  # m
 # Tops of the lower aquifer and of the aquitard above it, west of the fault; the upper aquifer is
-# what is left.  East of it all is lower by the throw.
-INTERFACES, THROW = (22.0, 34.0), 10.0  # m
+# what is left.  East of it all is lower by the throw.  Cells of 10 and of 5 m end at all of these.
+INTERFACES, THROW = (20.0, 30.0), 10.0  # m
 RIVER_AT, RIVER_WIDTH, RIVER_STAGE = 250.0, 50.0, 61.0  # m
 BED = 3  # degree of the quadrature rule on the bed
 WEST, EAST = 62.0, 60.0  # heads at x = 0 and x = LENGTH, m

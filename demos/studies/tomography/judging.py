@@ -11,6 +11,7 @@ from mpi4py import MPI
 import femnn
 
 from .aquifer import (
+    GUESS,
     LENGTH,
     NOISE,
     RIVER_AT,
@@ -50,6 +51,10 @@ class Conductivity:
     def present(self) -> np.ndarray:
         """log K of the unknowns as they are."""
         return self.cells(self._inversion.aquifer.log_K(self.ground))
+
+    def of_guess(self) -> list[float]:
+        """The error of what both kinds of unknowns begin with, in each layer."""
+        return [self.rms((self.truth - GUESS[i])[self.layer == i]) for i in range(3)]
 
     def rms(self, difference: np.ndarray) -> float:
         """The root mean square over all ranks' cells."""
