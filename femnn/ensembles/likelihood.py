@@ -51,7 +51,7 @@ class Likelihood:
             try:
                 _check(member, who)
             except Exception as error:
-                failure = Failure(member.index, error)
+                failure = failure or Failure(member.index, error)
         members.groups.agree(failure)
         members.forget_value()  # the check has reset what the tapes had of derivatives
 

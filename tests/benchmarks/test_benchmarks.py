@@ -91,7 +91,7 @@ def test_heat_under_a_schedule_has_the_same_posterior():
 
 def test_newton_and_posterior_of_the_subsurface():
     """The prior's trace comes near the published one from below, as the mesh gets finer."""
-    (row,) = subsurface.measure((12,)).values()
+    (row,) = subsurface.measure((14,)).values()  # more numbers than a matrix is made for
     work = row["newton"]["1e-06"]
     assert work["iterations"] <= 12
     assert work["actions"] <= 100

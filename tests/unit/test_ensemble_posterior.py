@@ -193,10 +193,10 @@ def test_derivatives_after_a_look():
     weights = femnn.Weights.of(law)
     direction = weights.like(np.cos(weights.vector))
     Jhat.derivative()
-    expected = Jhat.hessian(direction).vector
+    expected = Jhat.hessian([direction])[0].vector
     Jhat.derivative()
     Terms(Jhat, "test")
-    np.testing.assert_allclose(Jhat.hessian(direction).vector, expected, rtol=1e-9)
+    np.testing.assert_allclose(Jhat.hessian([direction])[0].vector, expected, rtol=1e-9)
 
 
 def test_a_batch_is_no_posterior():
