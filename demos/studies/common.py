@@ -2,7 +2,8 @@
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from firedrake import COMM_WORLD, Function, Mesh, MeshGeometry
+from firedrake.adjoint import continue_annotation, pause_annotation, set_working_tape
 from firedrake.mesh import plex_from_cell_list
 from mpi4py import MPI
 
@@ -24,6 +26,8 @@ RUNS = {
     "iterations": ("iterations", "d"),
     "seconds": ("seconds", ".1f"),
 }
+
+Z90 = 1.645  # standard deviations on each side of a normal 90 % band
 
 plt.rcParams.update({"font.size": 10, "axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 130})
 
@@ -135,6 +139,22 @@ def side_by_side(x: np.ndarray, n: int, apart: float, comm: MPI.Comm = COMM_WORL
             if np.isclose(at, places, rtol=0, atol=1e-9 * apart).any():
                 plex.setLabelValue("Face Sets", point, mark)
     return Mesh(plex, comm=comm)
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """A tape of its own."""
+    with set_working_tape():
+        continue_annotation()
+        try:
+            yield
+        finally:
+            pause_annotation()
+
+
+def tell_evidence(posterior: femnn.LaplacePosterior) -> None:
+    """Print what a round of ``fit_with_evidence`` has reached."""
+    print(f"  log evidence {posterior.log_evidence:.1f}, {posterior}", flush=True)
 
 
 class Stopwatch:

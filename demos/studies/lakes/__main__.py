@@ -22,7 +22,14 @@ import numpy as np
 from firedrake import COMM_WORLD
 
 import femnn
-from demos.studies.common import Stopwatch, at_least, command_line, show, write_results
+from demos.studies.common import (
+    Stopwatch,
+    at_least,
+    command_line,
+    show,
+    tell_evidence,
+    write_results,
+)
 
 from .data import read_lake
 from .figure import draw
@@ -149,7 +156,7 @@ def with_evidence(
     prior = femnn.GaussianPrior(columns.weights, known["precision"])
     Jhat = columns.record(prior)
     result = femnn.fit_with_evidence(
-        Jhat, rounds=args.rounds, maxiter=args.iterations, callback=say, progress=False
+        Jhat, rounds=args.rounds, maxiter=args.iterations, callback=tell_evidence, progress=False
     )
     visited = femnn.Visited(columns.K)
     columns.simulate(lambda T, time: visited.add())
@@ -167,10 +174,6 @@ def with_evidence(
         "solves": known["solves"] + solves_of(result.solves, columns),
         "seconds": known["seconds"] + watch.seconds(),
     }
-
-
-def say(posterior: femnn.LaplacePosterior) -> None:
-    print(f"  log evidence {posterior.log_evidence:.1f}, {posterior}", flush=True)
 
 
 def choose(years: Years, args: argparse.Namespace) -> tuple[dict, dict]:

@@ -1,11 +1,12 @@
 """Reads the records of the study: daily temperature profiles, weather and the lake's shape."""
 
-import csv
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+
+from demos.studies.tables import fill_gaps, read_columns
 
 ORIGIN = (
     "The records are daily temperature profiles, weather and depths of Lough Feeagh (Ireland; "
@@ -76,13 +77,13 @@ def read_lake(folder: Path | str | None, name: str = "feeagh") -> Lake:
     last = min(days[-1], weather_days[-1])
     calendar = np.arange(first, last + 1)
     measured = np.column_stack([_on(calendar, days, columns[c]) for c in profiles])
-    wind, light = (_filled(_on(calendar, weather_days, weather[c])) for c in WEATHER)
+    wind, light = (fill_gaps(_on(calendar, weather_days, weather[c])) for c in WEATHER)
     return Lake(
         name=name,
         days=calendar,
         depths=np.array([float(c[2 : -len("m_degC")]) for c in profiles]),
         measured=measured,
-        filled=np.column_stack([_filled(m) for m in measured.T]),
+        filled=np.column_stack([fill_gaps(m) for m in measured.T]),
         wind=wind,
         light=light,
         bathymetry=_bathymetry(folder / f"{name}_bathymetry.csv"),
@@ -92,7 +93,7 @@ def read_lake(folder: Path | str | None, name: str = "feeagh") -> Lake:
 
 def _read(path: Path, wanted: tuple[str, ...] = ()) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Days and columns of a table with dates, NaN in empty cells."""
-    table = _columns(path, ("date", *wanted))
+    table = read_columns("lakes", path, ("date", *wanted), ORIGIN)
     try:
         days = np.array([date.fromisoformat(d) for d in table.pop("date")], "datetime64[D]")
         values = {k: np.array([float(v) if v else np.nan for v in c]) for k, c in table.items()}
@@ -106,23 +107,8 @@ def _read(path: Path, wanted: tuple[str, ...] = ()) -> tuple[np.ndarray, dict[st
     return days, values
 
 
-def _columns(path: Path, wanted: tuple[str, ...]) -> dict[str, list[str]]:
-    if not path.is_file():
-        raise SystemExit(f"lakes: there is no file {path}. {ORIGIN}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    names = list(rows[0]) if rows else []
-    missing = [c for c in wanted if c not in names]
-    if missing:
-        raise SystemExit(
-            f"lakes: {path} lacks the columns {', '.join(missing)}: it has "
-            f"{', '.join(names) or 'no rows'}, wanted {', '.join(wanted)}. {ORIGIN}"
-        )
-    return {c: [row[c] or "" for row in rows] for c in names}
-
-
 def _bathymetry(path: Path) -> np.ndarray:
-    table = _columns(path, ("depth_m", "area_m2"))
+    table = read_columns("lakes", path, ("depth_m", "area_m2"), ORIGIN)
     return np.array([[float(v) for v in table[c]] for c in ("depth_m", "area_m2")]).T
 
 
@@ -132,9 +118,3 @@ def _on(calendar: np.ndarray, days: np.ndarray, values: np.ndarray) -> np.ndarra
     known = (days >= calendar[0]) & (days <= calendar[-1])
     result[(days[known] - calendar[0]).astype(int)] = values[known]
     return result
-
-
-def _filled(values: np.ndarray) -> np.ndarray:
-    """Linear in time where a value is missing."""
-    rows, known = np.arange(len(values)), np.isfinite(values)
-    return np.interp(rows, rows[known], values[known])

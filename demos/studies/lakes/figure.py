@@ -4,11 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import femnn
+from demos.studies.common import Z90
 
 from .data import Lake
 from .laws import LEAST
 
-Z90 = 1.645  # standard deviations on each side of a normal 90 % band
 WINDS = {2.0: "tab:blue", 4.0: "tab:green", 7.0: "tab:red"}  # m/s
 LAW_DEPTHS = (5.0, 15.0, 30.0)  # m
 

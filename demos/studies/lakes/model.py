@@ -1,15 +1,12 @@
 """Columns of a lake: A dT/dt = d/dz (A K dT/dz) + light, with K a torch module."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from firedrake import *
 from firedrake.adjoint import *
 from ufl import conditional
 
 import femnn
-from demos.studies.common import side_by_side
+from demos.studies.common import recording, side_by_side
 from femnn import NeuralCoefficient, NeuralVariationalProblem, NeuralVariationalSolver
 
 from .data import Lake
@@ -213,14 +210,3 @@ class Columns:
         """Modelled minus measured, shape (times, columns, depths below the first)."""
         difference = self.simulate() - self.data.values
         return difference.reshape(len(difference), len(self.rows), -1)
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """A tape of its own."""
-    with set_working_tape():
-        continue_annotation()
-        try:
-            yield
-        finally:
-            pause_annotation()

@@ -1,11 +1,12 @@
 """Reads the stations' records: temperatures at five depths, and what is known of each place."""
 
-import csv
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+
+from demos.studies.tables import fill_gaps, read_columns
 
 ORIGIN = (
     "The records are daily means of 2020 of stations of the US Climate Reference Network (NOAA "
@@ -147,18 +148,9 @@ def _check(
 
 
 def _table(path: Path, wanted: tuple[str, ...]) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise SystemExit(f"many_sites: there is no file {path}. {ORIGIN}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    names = list(rows[0]) if rows else []
-    missing = [c for c in wanted if c not in names]
-    if missing:
-        raise SystemExit(
-            f"many_sites: {path} lacks the columns {', '.join(missing)}: it has "
-            f"{', '.join(names) or 'no rows'}, wanted {', '.join(wanted)}. {ORIGIN}"
-        )
-    return rows
+    """The rows of a table."""
+    columns = read_columns("many_sites", path, wanted, ORIGIN)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _on_days(names: tuple[str, ...], daily: list[dict[str, str]]) -> tuple[np.ndarray, np.ndarray]:
@@ -179,14 +171,9 @@ def _number(text: str | None) -> float:
 def _filled(measured: np.ndarray) -> np.ndarray:
     """Linear in time where a temperature is missing."""
     series = measured.reshape(len(measured), -1)
-    return np.column_stack([_along(column) for column in series.T]).reshape(measured.shape)
+    return np.column_stack([fill_gaps(column) for column in series.T]).reshape(measured.shape)
 
 
 def _water(water: np.ndarray) -> np.ndarray:
     """Linear in the order of depths where a water content is missing."""
-    return np.array([_along(row) for row in water])
-
-
-def _along(values: np.ndarray) -> np.ndarray:
-    rows, known = np.arange(len(values)), np.isfinite(values)
-    return np.interp(rows, rows[known], values[known])
+    return np.array([fill_gaps(row) for row in water])

@@ -4,8 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
+from demos.studies.common import Z90
+
 from .data import Record
-from .judging import Z90, without_rest
+from .judging import without_rest
 from .laws import KNOTS, USUAL
 from .model import Columns
 

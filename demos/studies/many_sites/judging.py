@@ -11,8 +11,6 @@ from .data import Record
 from .laws import ByAttributes, Law
 from .model import Columns
 
-Z90 = 1.645  # standard deviations on each side of a normal 90 % band
-
 
 def rms(errors: np.ndarray) -> float:
     """Root mean square, without gaps."""

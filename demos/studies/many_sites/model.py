@@ -1,7 +1,6 @@
 """Columns of soil side by side: C dT/dt = d/dz (C D dT/dz) between two thermometers."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
-from demos.studies.common import side_by_side
+from demos.studies.common import recording, side_by_side
 from femnn import NeuralVariationalProblem, NeuralVariationalSolver
 
 from .data import Record
@@ -220,14 +219,3 @@ def steps_of(result: femnn.FitResult | femnn.EvidenceResult, record: Record) -> 
     solves = result.solves
     runs = solves.forward + solves.adjoint + solves.tangent
     return (len(record.days) - 1) * runs
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """A tape of its own."""
-    with set_working_tape():
-        continue_annotation()
-        try:
-            yield
-        finally:
-            pause_annotation()

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 import femnn
-from demos.studies.common import Stopwatch
+from demos.studies.common import Stopwatch, recording
 
 from .data import Record
 from .laws import ByAttributes, EachStation
-from .model import Columns, recording
+from .model import Columns
 
 CODES = 4  # numbers by which the network tells stations apart
 WIDTHS = (32, 32)

@@ -1,12 +1,13 @@
 """Reads the record of the study: daily flow, rain and potential evaporation at six gauges."""
 
-import csv
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 import numpy as np
+
+from demos.studies.tables import fill_gaps, read_columns
 
 from .tree import Reach
 
@@ -118,7 +119,7 @@ def read_river(folder: Path | str | None) -> River:
     if folder is None:
         raise SystemExit(f"rivers: no data folder was given. {ORIGIN}")
     folder = Path(folder)
-    gauges = _columns(folder / "gauges.csv", ("gauge_id", "area_km2"))
+    gauges = read_columns("rivers", folder / "gauges.csv", ("gauge_id", "area_km2"), ORIGIN)
     areas = dict(zip(gauges["gauge_id"], gauges["area_km2"], strict=True))
     lost = [i for i in GAUGES.values() if i not in areas]
     if lost:
@@ -133,15 +134,15 @@ def read_river(folder: Path | str | None) -> River:
         {name: table[f"{kind}_{i}_mm_day"] for name, i in GAUGES.items()} for kind in kinds
     )
     flow = {name: values * area[name] / 86.4 for name, values in flow.items()}
-    filled = {name: _filled(values) for name, values in flow.items()}
-    rain = {name: _filled(values) for name, values in rain.items()}
-    evaporation = {name: _filled(values) for name, values in evaporation.items()}
+    filled = {name: fill_gaps(values) for name, values in flow.items()}
+    rain = {name: fill_gaps(values) for name, values in rain.items()}
+    evaporation = {name: fill_gaps(values) for name, values in evaporation.items()}
     return River(days, area, flow, filled, rain, evaporation)
 
 
 def _read(path: Path, wanted: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Days and columns of a table with dates, NaN in empty cells."""
-    table = _columns(path, ("date", *wanted))
+    table = read_columns("rivers", path, ("date", *wanted), ORIGIN)
     try:
         days = np.array([date.fromisoformat(d) for d in table["date"]], "datetime64[D]")
         values = {k: np.array([float(v) if v else np.nan for v in table[k]]) for k in wanted}
@@ -156,24 +157,3 @@ def _read(path: Path, wanted: list[str]) -> tuple[np.ndarray, dict[str, np.ndarr
     if empty:
         raise SystemExit(f"rivers: {path} has no numbers in {', '.join(empty)}. {ORIGIN}")
     return days, values
-
-
-def _columns(path: Path, wanted: tuple[str, ...]) -> dict[str, list[str]]:
-    if not path.is_file():
-        raise SystemExit(f"rivers: there is no file {path}. {ORIGIN}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    names = list(rows[0]) if rows else []
-    missing = [c for c in wanted if c not in names]
-    if missing:
-        raise SystemExit(
-            f"rivers: {path} lacks the columns {', '.join(missing[:4])}: it has "
-            f"{', '.join(names[:8]) or 'no rows'}. {ORIGIN}"
-        )
-    return {c: [row[c] or "" for row in rows] for c in names}
-
-
-def _filled(values: np.ndarray) -> np.ndarray:
-    """Linear in time where a value is missing."""
-    rows, known = np.arange(len(values)), np.isfinite(values)
-    return np.interp(rows, rows[known], values[known])

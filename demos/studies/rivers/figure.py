@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import femnn
+from demos.studies.common import Z90
 
 from .data import ABOVE
 from .judging import Cutting
@@ -14,7 +15,6 @@ from .laws import FlowLaw, ManningLaw
 from .synthetic import TrueN, seen_tree
 from .training import Trained
 
-Z90 = 1.645  # standard deviations on each side of a normal 90 % band
 COLOURS = dict(zip(ABOVE, ("tab:blue", "tab:green", "tab:red"), strict=True))
 AROUND = 25  # days around the largest flood
 

@@ -1,7 +1,6 @@
 """Water in a river tree: d section / dt + d flow / ds = water from the side."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from firedrake.adjoint import *
 from torch import nn
 
 import femnn
+from demos.studies.common import recording
 from femnn import NeuralCoefficient, NeuralVariationalProblem, NeuralVariationalSolver
 
 from .laws import FlowLaw
@@ -278,14 +278,3 @@ class Rivers:
         if self.spread is None:
             return [self.weights]
         return [self.weights, femnn.Weights.of(self.spread, self.mesh.comm)]
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """A tape of its own."""
-    with set_working_tape():
-        continue_annotation()
-        try:
-            yield
-        finally:
-            pause_annotation()

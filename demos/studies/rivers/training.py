@@ -10,11 +10,11 @@ from firedrake.adjoint import Control, ReducedFunctional
 from torch import nn
 
 import femnn
-from demos.studies.common import Stopwatch
+from demos.studies.common import Stopwatch, recording
 
 from .judging import SIZE, WHOLE, Cutting, rmse, within
 from .laws import FlowLaw
-from .model import Rivers, recording
+from .model import Rivers
 
 
 @dataclass

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from demos.studies.tables import fill_gaps
+
 ORIGIN = (
     "The record is the hourly soil temperature at Fargo, North Dakota, 5 to 225 cm, measured by "
     "the North Dakota Agricultural Weather Network (NDAWN) and published as "
@@ -121,16 +123,10 @@ def _means(times: np.ndarray, values: np.ndarray, path: Path, hours: int) -> Rec
         first_day=date.fromordinal((first + whole.start) * hours // 24),
         depths=np.array(DEPTHS_CM) / 100,
         measured=means,
-        filled=np.column_stack([_filled(m) for m in means.T]),
+        filled=np.column_stack([fill_gaps(m) for m in means.T]),
         gaps=_gaps(values, rows, usual, means),
         hours=hours,
     )
-
-
-def _filled(means: np.ndarray) -> np.ndarray:
-    """Linear in time where a day's mean is missing."""
-    rows, known = np.arange(len(means)), np.isfinite(means)
-    return np.interp(rows, rows[known], means[known])
 
 
 def _gaps(values: np.ndarray, rows: np.ndarray, usual: int, means: np.ndarray) -> str:

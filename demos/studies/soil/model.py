@@ -1,7 +1,6 @@
 """Columns of freezing soil: d/dt H(T, z) = d/dz (k(T, z) dT/dz), with the laws as torch modules."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 from firedrake import *
@@ -9,7 +8,7 @@ from firedrake.adjoint import *
 from pyadjoint import AdjFloat, Block
 
 import femnn
-from demos.studies.common import side_by_side
+from demos.studies.common import recording, side_by_side
 from femnn import NeuralCoefficient, NeuralVariationalProblem, NeuralVariationalSolver
 
 from .data import Runs
@@ -124,17 +123,6 @@ def columns(depths: np.ndarray, n_columns: int) -> MeshGeometry:
     """A mesh of separate intervals, column c from APART c + depths[0] down."""
     x = np.sort(np.concatenate([depths, (depths[1:] + depths[:-1]) / 2]))
     return side_by_side(x, n_columns, APART)
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """A tape of its own."""
-    with set_working_tape():
-        continue_annotation()
-        try:
-            yield
-        finally:
-            pause_annotation()
 
 
 class ThermometerMisfit(Block):

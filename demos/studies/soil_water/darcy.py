@@ -17,9 +17,7 @@ from firedrake.adjoint import *
 from torch import Tensor, nn
 
 import femnn
-from demos.studies.common import Stopwatch, relative_difference
-
-from .model import recording
+from demos.studies.common import Stopwatch, recording, relative_difference
 
 NOISE = 0.002  # of the heads' range
 TRUE_CELLS = 40

@@ -3,12 +3,13 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+from demos.studies.common import Z90
+
 from .data import Evaporation
 from .evaporation import HELD_OUT
 from .judging import tabled
 from .laws import LogConductivity, WaterContent
 
-Z90 = 1.645  # standard deviations on each side of a normal 90 % band
 STYLES = {
     "van Genuchten-Mualem": {"color": "tab:orange", "ls": "--"},
     "PINN": {"color": "tab:green", "ls": "-."},

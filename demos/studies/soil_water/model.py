@@ -4,14 +4,12 @@ d theta(h) / dt = d/dz (K(h) (dh/dz - 1)), z downward: -K (dh/dz - 1) is the flo
 the evaporation leaves, at the bottom nothing does.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 from firedrake import *
 from firedrake.adjoint import *
 
 import femnn
+from demos.studies.common import recording
 from femnn import NeuralCoefficient, NeuralVariationalProblem, NeuralVariationalSolver
 
 from .data import Evaporation
@@ -166,14 +164,3 @@ class Column:
             "left in a step": float(np.abs(np.array(lost) - gone).max()),
             "mean content at the end": float(left / known.height),
         }
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """A tape of its own."""
-    with set_working_tape():
-        continue_annotation()
-        try:
-            yield
-        finally:
-            pause_annotation()

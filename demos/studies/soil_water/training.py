@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import femnn
-from demos.studies.common import Stopwatch
+from demos.studies.common import Stopwatch, tell_evidence
 
 from .data import Evaporation
 from .laws import Laws, NetworkLaws, VanGenuchten
@@ -46,7 +46,11 @@ def fitted(
     column.noise.assign(noise)
     prior = prior_of(column)
     result = femnn.fit_with_evidence(
-        column.record(prior), rounds=rounds, maxiter=iterations, callback=say, progress=False
+        column.record(prior),
+        rounds=rounds,
+        maxiter=iterations,
+        callback=tell_evidence,
+        progress=False,
     )
     return {
         "laws": laws,
@@ -68,10 +72,6 @@ def prior_of(column: Column) -> femnn.GaussianPrior:
     if isinstance(column.laws, VanGenuchten):
         return femnn.GaussianPrior(column.weights, SPREAD, fixed=True)
     return femnn.GaussianPrior(column.weights, mean=column.weights.vector.copy())
-
-
-def say(posterior: femnn.LaplacePosterior) -> None:
-    print(f"  log evidence {posterior.log_evidence:.1f}, {posterior}", flush=True)
 
 
 def networks_like(laws: Laws, width: int, seed: int, iterations: int = 300) -> NetworkLaws:

@@ -9,8 +9,9 @@ from firedrake.adjoint import Control, ReducedFunctional
 from firedrake.adjoint.covariance_operator import AutoregressiveCovariance
 
 import femnn
+from demos.studies.common import recording
 
-from .model import Channel, recording
+from .model import Channel
 from .twin import GAUGES, LEVEL_ERROR, METERS, PLACES, VELOCITY_ERROR, Twin
 
 LENGTH_SCALE = 4e3  # m, over which errors of the first guess are correlated

@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import femnn
+from demos.studies.common import Z90
 
-from .judging import Z90
 from .laws import Vegetated, band_of_law
 from .model import HOUR
 from .twin import PLACES, Twin

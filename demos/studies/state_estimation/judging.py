@@ -8,11 +8,10 @@ from firedrake import split
 from pyadjoint.tape import no_annotations
 
 import femnn
+from demos.studies.common import Z90
 
 from .model import Channel
 from .twin import LEVEL_ERROR, PLACES, Twin
-
-Z90 = 1.645  # standard deviations on each side of a normal 90 % band
 
 
 @dataclass

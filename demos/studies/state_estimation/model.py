@@ -1,7 +1,6 @@
 """Shallow water in a tidal channel, with Manning's n as a torch module of the depth."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -189,14 +188,3 @@ class Channel:
         left = np.abs(water[:, 0] - water[:, 1]).max()
         stored, came = np.abs(water).sum(axis=0)
         return {"stored and given back": stored, "through the ends": came, "left in a step": left}
-
-
-@contextmanager
-def recording() -> Iterator[None]:
-    """A tape of its own."""
-    with set_working_tape():
-        continue_annotation()
-        try:
-            yield
-        finally:
-            pause_annotation()

@@ -20,6 +20,7 @@ import argparse
 import signal
 from typing import NoReturn
 
+import matplotlib.pyplot as plt
 import numpy as np
 from firedrake import COMM_WORLD
 from firedrake.petsc import PETSc
@@ -30,7 +31,7 @@ from demos.studies.common import at_least, command_line, write_results
 from .aquifer import Campaign, campaign, make_mesh
 from .figure import draw, maps
 from .inversion import Costs, Inversion, heads
-from .judging import Conductivity, judge_conductivity, judge_leakage, judge_predictions
+from .judging import Conductivity, judge_conductivity, judge_leakage, predict, visited
 from .model import Site, read_truth
 from .unknowns import Aquifer, FieldAquifer, LayeredAquifer, NetworkAquifer
 
@@ -72,8 +73,7 @@ def main(argv: list[str] | None = None) -> dict:
         posterior = inversion.posterior(args.rounds if args.unknown == "network" else 0)
     say(f"{posterior}")
     with costs.of("judging"):
-        numbers = judge(inversion, posterior, layered, args)
-        figure = draw(inversion, posterior, maps(inversion))
+        numbers, figure = judge(inversion, posterior, layered, args)
     numbers |= {"seconds": costs.seconds, "MiB": costs.memory}
     tell(numbers)
     networks, head = inversion.aquifer.networks, inversion.heads(site, found.tests[1])
@@ -114,14 +114,15 @@ def judge(
     posterior: femnn.LaplacePosterior,
     layered: Inversion,
     args: argparse.Namespace,
-) -> dict:
-    """All numbers of the study."""
+) -> tuple[dict, plt.Figure]:
+    """All numbers of the study, and its figure."""
     conductivity, solves = Conductivity(inversion), inversion.solves
-    std = conductivity.spread(posterior, args.draws)
-    return {
+    std, seen = conductivity.spread(posterior, args.draws), visited(inversion)
+    predicted = predict(inversion, posterior)
+    numbers = {
         "found": judge_conductivity(conductivity, std)
-        | judge_leakage(inversion, posterior)
-        | judge_predictions(inversion, posterior),
+        | judge_leakage(inversion, posterior, seen)
+        | predicted.judge(),
         "guess": {"by layer": conductivity.of_guess()},
         "layers": judge_conductivity(Conductivity(layered))
         | {"held out": float(np.sqrt(np.mean(layered.errors() ** 2)))},
@@ -134,6 +135,7 @@ def judge(
         "unknowns of a solve": inversion.site.space.dim(),
         "ranks": COMM_WORLD.size,
     }
+    return numbers, draw(inversion, posterior, maps(conductivity), seen, predicted)
 
 
 def forward(args: argparse.Namespace, found: Campaign, costs: Costs) -> dict:

@@ -5,33 +5,27 @@ from __future__ import annotations
 import firedrake as fd
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
 import femnn
+from demos.studies.common import Z90
 
-from .aquifer import LENGTH, LOWER, NOISE, UPPER, true_leakage, true_log_K
+from .aquifer import LENGTH, LOWER, NOISE, UPPER, true_leakage
 from .inversion import Inversion
-from .judging import Z90, visited
+from .judging import Conductivity, Heads
 
 POINTS = 60  # along each side of a map
 
 
-def maps(inversion: Inversion) -> dict[str, np.ndarray]:
+def maps(conductivity: Conductivity) -> dict[str, np.ndarray]:
     """log K and its truth at two heights, for the figure.  Collective."""
     line = (np.arange(POINTS) + 0.5) / POINTS * LENGTH
-    ground, mesh = inversion.site.ground, inversion.site.mesh
-    constant = fd.FunctionSpace(mesh, "DQ", 0)
-    v = fd.TestFunction(constant)
-    volume = fd.assemble(v * fd.dx)
-    found = {}
+    kinds = {"true": conductivity.truth, "found": conductivity.present()}
+    mean, found = fd.Function(conductivity.space), {}
     for name, height in (("lower aquifer", LOWER), ("upper aquifer", UPPER)):
-        at = femnn.Stations(mesh, [(x, y, height) for y in line for x in line])
-        for kind, log_K in (
-            ("true", true_log_K(ground)),
-            ("found", inversion.aquifer.log_K(ground)),
-        ):
-            mean = fd.Function(constant)
-            total = femnn.assemble(log_K * v * fd.dx(degree=2))
-            mean.dat.data_wo[:] = total.dat.data_ro / volume.dat.data_ro
+        at = femnn.Stations(conductivity.space.mesh(), [(x, y, height) for y in line for x in line])
+        for kind, values in kinds.items():
+            mean.dat.data_wo[:] = values
             found[f"{name}, {kind}"] = np.asarray(at(mean)).reshape(POINTS, POINTS)
     return found
 
@@ -40,8 +34,10 @@ def draw(
     inversion: Inversion,
     posterior: femnn.LaplacePosterior,
     shown: dict[str, np.ndarray],
+    seen: tuple[float, float],
+    heads: Heads,
 ) -> plt.Figure:
-    """Maps on the left, the river's law and held-out heads on the right.  Collective."""
+    """Maps on the left, the river's law and held-out heads on the right."""
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.5), layout="constrained")
     for axis, (name, values) in zip(axes[:, :2].ravel(), shown.items(), strict=True):
         picture = axis.imshow(
@@ -54,13 +50,17 @@ def draw(
         axis.set(title=name, xlabel="x, km", ylabel="y, km")
         axis.grid(False)
     figure.colorbar(picture, ax=axes[:, :2], label="log K, K in m/d", shrink=0.6)
-    _draw_law(axes[0, 2], inversion, posterior)
-    _draw_heads(axes[1, 2], inversion, posterior)
+    _draw_law(axes[0, 2], inversion.aquifer.networks["leakage"], posterior, seen)
+    _draw_heads(axes[1, 2], heads)
     return figure
 
 
-def _draw_law(axis: plt.Axes, inversion: Inversion, posterior: femnn.LaplacePosterior) -> None:
-    law, seen = inversion.aquifer.networks["leakage"], visited(inversion)
+def _draw_law(
+    axis: plt.Axes,
+    law: torch.nn.Module,
+    posterior: femnn.LaplacePosterior,
+    seen: tuple[float, float],
+) -> None:
     femnn.plot_law(
         law,
         visited=seen,
@@ -71,14 +71,10 @@ def _draw_law(axis: plt.Axes, inversion: Inversion, posterior: femnn.LaplacePost
     axis.set(xlabel="stage minus head, m", ylabel="leakage, m/d")
 
 
-def _draw_heads(axis: plt.Axes, inversion: Inversion, posterior: femnn.LaplacePosterior) -> None:
-    bands = [posterior.predict(value, noise=NOISE) for value in inversion.predictions.values()]
-    read = np.concatenate([inversion.campaign.readings[t] for t in inversion.predictions])
-    mean = np.concatenate([band.mean for band in bands])
-    half = Z90 * np.concatenate([band.std for band in bands])
-    ends = [read.min(), read.max()]
+def _draw_heads(axis: plt.Axes, heads: Heads) -> None:
+    ends = [heads.read.min(), heads.read.max()]
     axis.plot(ends, ends, "0.6", lw=1)
-    axis.errorbar(read, mean, yerr=half, fmt=".", ms=4, lw=0.8)
+    axis.errorbar(heads.read, heads.mean, yerr=Z90 * heads.std, fmt=".", ms=4, lw=0.8)
     axis.set(
         xlabel=f"head that was read, m (error {NOISE} m)",
         ylabel="predicted, with 90 % band, m",

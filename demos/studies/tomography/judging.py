@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import firedrake as fd
@@ -9,6 +10,7 @@ import numpy as np
 from mpi4py import MPI
 
 import femnn
+from demos.studies.common import Z90
 
 from .aquifer import (
     GUESS,
@@ -23,8 +25,6 @@ from .aquifer import (
 from .inversion import Inversion
 from .unknowns import NetworkAquifer, inputs_of
 
-Z90 = 1.645  # standard deviations on each side of a normal 90 % band
-
 
 class Conductivity:
     """log K cell by cell: by the unknowns, and the truth.
@@ -37,14 +37,14 @@ class Conductivity:
 
     def __init__(self, inversion: Inversion):
         self._inversion, self.ground = inversion, inversion.site.ground
-        self._space = fd.FunctionSpace(inversion.site.mesh, "DQ", 0)
+        self.space = fd.FunctionSpace(inversion.site.mesh, "DQ", 0)
         self._comm = inversion.site.mesh.comm
         self.truth = self.cells(true_log_K(self.ground))
         self.layer = np.argmax([f.dat.data_ro for f in self.ground.layer], axis=0)
 
     def cells(self, expression: Any) -> np.ndarray:
         """A mean over each cell that this rank has."""
-        v = fd.TestFunction(self._space)
+        v = fd.TestFunction(self.space)
         total = femnn.assemble(expression * v * fd.dx(degree=2)).dat.data_ro
         return total / fd.assemble(v * fd.dx).dat.data_ro
 
@@ -97,16 +97,16 @@ def judge_conductivity(
     return row
 
 
-def judge_leakage(inversion: Inversion, posterior: femnn.LaplacePosterior | None) -> dict:
-    """The relative error of the leakage over the differences that the tests visit, and its band."""
-    line = np.linspace(*visited(inversion), 200)
-    truth, law = true_leakage(line), inversion.aquifer.networks["leakage"]
-    found = femnn.evaluate(law, line)
-    row = {"leakage": float(np.linalg.norm(found - truth) / np.linalg.norm(truth))}
-    if posterior is not None:
-        band = posterior.law(law, line)
-        row["coverage of leakage"] = float(np.mean(np.abs(band.mean - truth) <= Z90 * band.std))
-    return row
+def judge_leakage(
+    inversion: Inversion, posterior: femnn.LaplacePosterior, seen: tuple[float, float]
+) -> dict[str, float]:
+    """The relative error of the leakage over the differences that were seen, and its band."""
+    line = np.linspace(*seen, 200)
+    truth, band = true_leakage(line), posterior.law(inversion.aquifer.networks["leakage"], line)
+    return {
+        "leakage": float(np.linalg.norm(band.mean - truth) / np.linalg.norm(truth)),
+        "coverage of leakage": float(np.mean(np.abs(band.mean - truth) <= Z90 * band.std)),
+    }
 
 
 def visited(inversion: Inversion) -> tuple[float, float]:
@@ -118,17 +118,29 @@ def visited(inversion: Inversion) -> tuple[float, float]:
     return float(RIVER_STAGE - np.max(heads)), float(RIVER_STAGE - np.min(heads))
 
 
-def judge_predictions(inversion: Inversion, posterior: femnn.LaplacePosterior) -> dict[str, float]:
-    """Held-out tests: the errors of their heads, and how many readings the bands hold."""
-    errors, inside, stds = [], [], []
-    for test, recorded in inversion.predictions.items():
-        band = posterior.predict(recorded, noise=NOISE)
-        error = band.mean - inversion.campaign.readings[test]
-        errors.append(error)
-        inside.append(np.abs(error) <= Z90 * band.std)
-        stds.append(band.std)
-    return {
-        "held out": float(np.sqrt(np.mean(np.square(errors)))),
-        "coverage held out": float(np.mean(inside)),
-        "std held out": float(np.sqrt(np.mean(np.square(stds)))),
-    }
+@dataclass(frozen=True)
+class Heads:
+    """The heads of all held-out tests: read, predicted, and how sure they are, in metres."""
+
+    read: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+
+    def judge(self) -> dict[str, float]:
+        """Errors, and how many readings the bands hold."""
+        error = self.mean - self.read
+        return {
+            "held out": float(np.sqrt(np.mean(error**2))),
+            "coverage held out": float(np.mean(np.abs(error) <= Z90 * self.std)),
+            "std held out": float(np.sqrt(np.mean(self.std**2))),
+        }
+
+
+def predict(inversion: Inversion, posterior: femnn.LaplacePosterior) -> Heads:
+    """The held-out tests by the posterior.  Collective."""
+    bands = [posterior.predict(value, noise=NOISE) for value in inversion.predictions.values()]
+    return Heads(
+        np.concatenate([inversion.campaign.readings[test] for test in inversion.predictions]),
+        np.concatenate([band.mean for band in bands]),
+        np.concatenate([band.std for band in bands]),
+    )
