@@ -15,7 +15,7 @@ from benchmarks import (
     steps,
     training,
 )
-from benchmarks.posterior import checkerboard, heat, subsurface
+from benchmarks.posterior import checkerboard, heat, long_chains, subsurface
 from benchmarks.problem import run_fresh
 from benchmarks.side_by_side import against_bare_torch, against_by_hand
 
@@ -184,5 +184,6 @@ BENCHMARKS = {
     "heat-1d": ("heat in 1-D", lambda repeats: heat.measure(), heat.report),
     "subsurface": ("subsurface", lambda repeats: subsurface.measure(), subsurface.report),
     "checkerboard": ("checkerboard", lambda repeats: checkerboard.measure(), checkerboard.report),
+    "long-chains": ("long chains", lambda repeats: long_chains.measure(), long_chains.report),
     "coverage": ("coverage", lambda repeats: coverage.measure(), coverage.report),
 }

@@ -16,6 +16,8 @@ from .export.tables import save_table as save_table
 from .export.to_ufl import to_ufl as to_ufl
 from .inference.chains import Chains as Chains
 from .inference.chains import chains as chains
+from .inference.deep_ensemble import DeepEnsemble as DeepEnsemble
+from .inference.deep_ensemble import deep_ensemble as deep_ensemble
 from .inference.evidence import EvidenceResult as EvidenceResult
 from .inference.evidence import fit_with_evidence as fit_with_evidence
 from .inference.field_prior import FieldPrior as FieldPrior

@@ -58,8 +58,15 @@ class Likelihood:
     @property
     def blocks(self) -> list[SumOfSquares]:
         """The misfits of this group's members."""
-        own = self._members.own
-        return [b for member in own for b in squares_behind(member.functional, member.tape)]
+        return list(self.numbered().values())
+
+    def numbered(self) -> dict[tuple[int, int], SumOfSquares]:
+        """The misfits of this group's members, by the member's place among all and their own."""
+        return {
+            (member.index, k): block
+            for member in self._members.own
+            for k, block in enumerate(squares_behind(member.functional, member.tape))
+        }
 
     def summary(self) -> Summary:
         """All misfits together, where the members were evaluated last.  Collective."""

@@ -12,6 +12,7 @@ from pyadjoint.tape import stop_annotating
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
 from femnn.tape.counts import count
 from femnn.tape.curvature import gauss_newton_product
+from femnn.tape.rows import residual_rows
 from femnn.training.controls import ControlVector
 from femnn.training.metrics import Joined
 
@@ -77,6 +78,32 @@ class Products:
         changes = change if isinstance(change, list) else [change]
         J, tape = self._Jhat.functional, self._Jhat.tape
         return gauss_newton_product(J, self._Jhat.controls, changes, tape, self._terms)
+
+
+def by_data(
+    Jhat: ReducedFunctional, controls: ControlVector, misfits: Sequence[Block], metric: Joined
+) -> tuple[np.ndarray, np.ndarray]:
+    """All eigenvalues of the misfits' matrix that few data leave, by an adjoint run for each datum.
+
+    Collective.
+
+    Parameters
+    ----------
+    Jhat, controls, misfits, metric
+        As for :class:`Products`; without a schedule.
+
+    Returns
+    -------
+    values : numpy.ndarray
+        Shape ``(n_data,)``, the largest first.
+    vectors : numpy.ndarray
+        Shape ``(n, n_data)``, orthonormal.
+    """
+    losses = dict.fromkeys(misfits, 1.0)
+    with stop_annotating():
+        rows = residual_rows(Jhat.functional, Jhat.controls, Jhat.tape, losses, controls.flat)
+    _, roots, vectors = np.linalg.svd(metric.gradient(rows.T).T, full_matrices=False)
+    return roots**2, vector_from_rank_zero(controls.comm, vectors.T)
 
 
 def eigenpairs(

@@ -15,7 +15,7 @@ from femnn.inference.field_prior import FieldPrior
 from femnn.inference.gaussian import Normal
 from femnn.inference.predictions import predicted
 from femnn.inference.summaries import Traces, TradeOff, law_of, traces, trade_offs
-from femnn.inference.terms import Expansion, Terms, name_of
+from femnn.inference.terms import Expansion, Terms
 from femnn.inference.worth import data_worth
 from femnn.observation.table import Table
 from femnn.parallel import vector_from_rank_zero
@@ -161,7 +161,7 @@ class LaplacePosterior:
         place = self._place(field)
         priors = [prior for where, prior in self.terms.priors if where == place]
         if not (priors and isinstance(priors[0], FieldPrior)):
-            raise ValueError(f"trace: {name_of(field)} has no FieldPrior: wanted a field with one.")
+            raise ValueError(f"trace: {field} has no FieldPrior: wanted a field with one.")
         return traces(self.gaussian, place, priors[0])
 
     def law(self, net: nn.Module | NeuralCoefficient, *inputs: ArrayLike) -> Normal:
@@ -340,7 +340,7 @@ class LaplacePosterior:
         for place, known in zip(self.terms.places, self.terms.objects, strict=True):
             if known is control:
                 return place
-        names = ", ".join(name_of(known) for known in self.terms.objects)
+        names = ", ".join(name for _, name, _ in self.terms.controls.description)
         raise ValueError(f"the posterior is of {names}: wanted one of these controls.")
 
     def _field(self, control: fd.Function, values: np.ndarray) -> fd.Function:

@@ -12,6 +12,7 @@ from torch import nn
 
 from femnn.coefficient.coefficient import NeuralCoefficient
 from femnn.evaluation.arrays import at_points
+from femnn.evaluation.evaluator import PointEvaluator
 from femnn.evaluation.jacobian import weight_jacobian
 from femnn.inference.field_prior import FieldPrior
 from femnn.inference.gaussian import Directions, Gaussian
@@ -87,6 +88,51 @@ def law_of(
     ValueError
         If none of the network's weights are controls, or the inputs do not fit.
     """
+    evaluator, points, shape, places = _in_controls(terms, who, net, inputs)
+    known = places >= 0
+    weights = _weights(evaluator, places, mean)
+    values = evaluator.value(points, weights).reshape(shape)
+    jacobian = weight_jacobian(evaluator, points, weights)[..., known]
+    gradients = np.zeros((len(mean), values.size))
+    np.add.at(gradients, places[known], jacobian.reshape(values.size, -1).T)
+    return values, gradients
+
+
+def laws_of(
+    terms: Terms,
+    draws: np.ndarray,
+    who: str,
+    net: nn.Module | NeuralCoefficient,
+    inputs: Sequence[ArrayLike],
+) -> np.ndarray:
+    """A law's values at draws of the entries.
+
+    Parameters
+    ----------
+    terms, who, net, inputs
+        As for :func:`law_of`.
+    draws
+        Shape ``(n_draws, n)``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``(n_draws, *shape)``, with the shape to which the inputs broadcast.
+
+    Raises
+    ------
+    ValueError
+        As for :func:`law_of`.
+    """
+    evaluator, points, shape, places = _in_controls(terms, who, net, inputs)
+    laws = [evaluator.value(points, _weights(evaluator, places, x)) for x in draws]
+    return np.reshape(laws, (len(draws), *shape))
+
+
+def _in_controls(
+    terms: Terms, who: str, net: nn.Module | NeuralCoefficient, inputs: Sequence[ArrayLike]
+) -> tuple[PointEvaluator, np.ndarray, tuple[int, ...], np.ndarray]:
+    """A network at points, and where among the entries its weights are, -1 where they are none."""
     net = net.net if isinstance(net, NeuralCoefficient) else net
     evaluator, points, shape = at_points(who, net, inputs)
     starts = terms.parameter_places()
@@ -95,19 +141,19 @@ def law_of(
         for p in evaluator.parameters.tensors
     ]
     places = np.concatenate([np.empty(0, dtype=int), *pieces])
-    known = places >= 0
-    if not known.any():
+    if not (places >= 0).any():
         raise ValueError(
             f"{who}: none of the network's weights are controls of the functional: wanted a "
             "network, or a coefficient of one, whose weights it was made with."
         )
+    return evaluator, points, shape, places
+
+
+def _weights(evaluator: PointEvaluator, places: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """A network's weights, of which some are entries of the controls."""
     weights = evaluator.parameters.read()
-    weights[known] = mean[places[known]]
-    values = evaluator.value(points, weights).reshape(shape)
-    jacobian = weight_jacobian(evaluator, points, weights)[..., known]
-    gradients = np.zeros((len(mean), values.size))
-    np.add.at(gradients, places[known], jacobian.reshape(values.size, -1).T)
-    return values, gradients
+    weights[places >= 0] = entries[places[places >= 0]]
+    return weights
 
 
 def trade_offs(

@@ -14,9 +14,10 @@ from pyadjoint.tape import stop_annotating
 
 from femnn.ensembles.block import EnsembleBlock
 from femnn.ensembles.likelihood import Likelihood
+from femnn.ensembles.shared import name_of
 from femnn.inference.field_energy import FieldPriorBlock
 from femnn.inference.gaussian import Directions, Gaussian, LowRank
-from femnn.inference.low_rank import Products, eigenpairs
+from femnn.inference.low_rank import Products, by_data, eigenpairs
 from femnn.inference.prior import PriorBlock
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
 from femnn.tape.columns import factors_of, gauss_newton_parts
@@ -34,8 +35,9 @@ PRIORS = (PriorBlock, FieldPriorBlock)
 WANTED = "wanted J = data.misfit(u) + prior.energy(), with Observations and a GaussianPrior"
 
 
-# Numbers for which all directions are taken: over the tape together, or one after the other.
-LARGEST, SINGLY = 2000, 200
+# Numbers for which all directions are taken: over the tape together, or one after the other; and
+# data for which an adjoint run each is less than random directions want.
+LARGEST, SINGLY, FEW = 2000, 200, 100
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ class Terms:
     ) -> Directions:
         """The posterior by products alone."""
         self._check_sum(factors)
+        if rank is None and not exact and self._has_few_data:
+            return LowRank(*by_data(self.Jhat, self.controls, self.data, metric), metric, 0.0)
         n, product = len(self.controls), self.products(exact)
         if rank is None and n <= SINGLY:
             data = product(np.eye(n))
@@ -225,6 +229,13 @@ class Terms:
             raise self._no_minimum()
         return LowRank(values, vectors, metric, neglected)
 
+    @property
+    def _has_few_data(self) -> bool:
+        """Whether an adjoint run for each datum is the least work."""
+        if self._ensembles or self.Jhat.tape._checkpoint_manager is not None:
+            return False
+        return sum(len(block.residuals) for block in self.data) <= min(FEW, len(self.controls) - 1)
+
     def _no_minimum(self) -> RuntimeError:
         return RuntimeError(
             f"{self._who}: the Hessian is not positive definite, so this is no minimum: fit first, "
@@ -236,7 +247,7 @@ class Terms:
         with_prior = {place.start for place, _ in self.priors}
         for place, control in zip(self.places, self.objects, strict=True):
             if place.start not in with_prior:
-                raise self._no_prior(control)
+                raise self.no_prior(control)
         if factors is None:
             raise ValueError(f"{self._who}: the functional is no sum of its terms: {WANTED}.")
         for block, factor in factors.items():
@@ -323,20 +334,16 @@ class Terms:
         for place, control in zip(self.places, self.objects, strict=True):
             rank = np.linalg.matrix_rank(prior[place, place], hermitian=True)
             if rank < place.stop - place.start:
-                raise self._no_prior(control)
+                raise self.no_prior(control)
         raise ValueError(
             f"{self._who}: the penalties together are no prior, as their matrix is not positive "
             "definite: add GaussianPrior(control).energy() for each control."
         )
 
-    def _no_prior(self, control: Any) -> ValueError:
+    def no_prior(self, control: Any) -> ValueError:
+        """The error for a control without a prior, with its cure."""
         kind = "FieldPrior" if isinstance(control, fd.Function) else "GaussianPrior"
         return ValueError(
             f"{self._who}: the control {name_of(control)} has no prior that bounds all its "
             f"entries: add {kind}(control).energy() to the functional."
         )
-
-
-def name_of(control: Any) -> str:
-    """The name of weights, a Constant or a Function."""
-    return control.name() if isinstance(control, fd.Function) else control.name

@@ -117,7 +117,7 @@ def factors_of(J: AdjFloat, controls: Any, tape: Tape) -> dict[Block, float] | N
         functional is no sum of these.
     """
     controls = list(Enlist(controls))
-    with _marked(J, controls, tape), suppress(NoColumns):
+    with marked(J, controls, tape), suppress(NoColumns):
         return _Sweep(J, controls, [np.zeros((0, 0)) for _ in controls], tape).factors()
     return None
 
@@ -157,13 +157,13 @@ def _swept(
     directions = _entries(controls) if directions is None else directions
     if directions is None:
         return None
-    with _marked(value, controls, tape), suppress(NoColumns):
+    with marked(value, controls, tape), suppress(NoColumns):
         return result(_Sweep(value, controls, directions, tape))
     return None
 
 
 @contextmanager
-def _marked(value: Any, controls: Sequence[Any], tape: Tape) -> Iterator[None]:
+def marked(value: Any, controls: Sequence[Any], tape: Tape) -> Iterator[None]:
     """Nothing is known of derivatives, and nodes know whether they are between these."""
     tape.reset_variables(("adjoint", "hessian", "tlm"))
     with (

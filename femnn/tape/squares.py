@@ -125,11 +125,13 @@ class SumOfSquares(EntrywiseSum):
     ----------
     density : Density
         What the likelihood has beside.
+    shift : numpy.ndarray
+        What is added to the residuals, shape ``(n_residuals,)`` or ``(1,)``: data drawn anew.
     """
 
     def __init__(self, residuals: Vector, loss: Loss, density: Density | None = None):
         super().__init__(residuals)
-        self.loss = loss
+        self.loss, self.shift = loss, np.zeros(1)
         self.density = density or Density(constant=0.5 * len(residuals) * np.log(2 * np.pi))
 
     def __str__(self) -> str:
@@ -151,13 +153,13 @@ class SumOfSquares(EntrywiseSum):
         return Summary(len(r), float(r @ r), self.density.constant, robust)
 
     def total(self, x: np.ndarray) -> float:
-        return self.loss.value(x).sum()
+        return self.loss.value(x + self.shift).sum()
 
     def slope(self, x: np.ndarray) -> np.ndarray:
-        return self.loss.slope(x)
+        return self.loss.slope(x + self.shift)
 
     def bend(self, x: np.ndarray) -> np.ndarray:
-        return self.loss.bend(x)
+        return self.loss.bend(x + self.shift)
 
     def weight(self, x: np.ndarray) -> np.ndarray:
-        return self.loss.weight(x)
+        return self.loss.weight(x + self.shift)

@@ -89,7 +89,7 @@ class EntrywiseSum(Block):
     def evaluate_adj_component(
         self, inputs: list, adj_inputs: list, block_variable: Any, idx: int, prepared: Any = None
     ) -> Any:
-        return _cotangent(inputs[0], float(adj_inputs[0]) * self.slope(numbers_of(inputs[0])))
+        return cotangent(inputs[0], float(adj_inputs[0]) * self.slope(numbers_of(inputs[0])))
 
     def evaluate_tlm_component(
         self, inputs: list, tlm_inputs: list, block_variable: Any, idx: int, prepared: Any = None
@@ -110,11 +110,19 @@ class EntrywiseSum(Block):
         change = float(hessian_inputs[0]) * self.slope(x)
         if direction is not None and adj_inputs[0] is not None:
             change = change + float(adj_inputs[0]) * self._second(x) * numbers_of(direction)
-        return _cotangent(inputs[0], change)
+        return cotangent(inputs[0], change)
 
 
-def _cotangent(value: Any, gradient: np.ndarray) -> Any:
-    """An adjoint value, as the tape adds them up."""
+def cotangent(value: Any, gradient: np.ndarray) -> Any:
+    """An adjoint value of weights, a vector or a Constant, as the tape adds them up.
+
+    Parameters
+    ----------
+    value
+        What it belongs to.
+    gradient
+        The derivative for each entry, shape ``(n,)``.
+    """
     if isinstance(value, fd.Constant):
         return gradient.reshape(value.ufl_shape)
     return value.like(gradient)

@@ -9,6 +9,7 @@ from typing import Any
 import firedrake as fd
 import numpy as np
 from mpi4py import MPI
+from pyadjoint import Block
 from pyadjoint.enlisting import Enlist
 from torch import nn
 
@@ -83,6 +84,7 @@ class ControlVector:
         metrics = [kind.metric for kind in self._kinds]
         # Bounds want inner products that are diagonal.
         priors = [_of_prior(c, blocks) if bounds is None else None for c in controls]
+        self._priors = [p for p in priors if p is not None]
         self.metric = Joined([p or m for p, m in zip(priors, metrics, strict=True)], self._ends)
         drawn = [len(kind) for kind, p in zip(self._kinds, priors, strict=True) if p is not None]
         self.length = float(np.sqrt(sum(drawn)))
@@ -116,6 +118,11 @@ class ControlVector:
         """The place of each control in the vector."""
         ends = [0, *self._ends.tolist()]
         return [slice(a, b) for a, b in pairwise(ends)]
+
+    def is_measured_by(self, block: Block) -> bool:
+        """Whether a block is the energy of the prior that measures its control."""
+        own = getattr(block, "prior_metric", {}).values()
+        return any(metric is prior for metric in own for prior in self._priors)
 
     @property
     def what(self) -> str:

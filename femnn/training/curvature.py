@@ -30,6 +30,8 @@ class Curvature:
     ----------
     exact : bool
         Whether products are with the whole Hessian.
+    has_matrix : bool
+        Whether there are few enough numbers for a matrix.
     """
 
     def __init__(self, loss: Loss, coordinates: Coordinates):
@@ -38,7 +40,7 @@ class Curvature:
         controls = loss.controls
         self._euclids, with_priors = controls.metric.is_euclids, controls.length > 0
         most = LARGEST if self._euclids else LARGEST_WITH_FIELDS
-        self._has_matrix = len(controls) <= most and (self._euclids or with_priors)
+        self.has_matrix = len(controls) <= most and (self._euclids or with_priors)
 
     def __call__(self, direction: np.ndarray) -> np.ndarray:
         """The product with a direction, shape ``(n,)``.  Collective."""
@@ -57,7 +59,7 @@ class Curvature:
 
     def matrix(self) -> np.ndarray | None:
         """The Gauss-Newton matrix, shape ``(n, n)``, where it is cheap to have.  Collective."""
-        if self.exact or not self._has_matrix:
+        if not self.has_matrix:
             return None
         loss = self._loss
         loss.return_to_last(derivative=False)
@@ -66,7 +68,7 @@ class Curvature:
             every = np.eye(len(loss.controls))
             directions = loss.controls.rows(self._coordinates.direction(every))
         matrix = gauss_newton_matrix(Jhat.functional, Jhat.controls, Jhat.tape, directions)
-        self._has_matrix = matrix is not None
+        self.has_matrix = matrix is not None
         if matrix is None:
             return None
         return vector_from_rank_zero(loss.controls.comm, matrix)

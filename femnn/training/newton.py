@@ -11,10 +11,11 @@ import torch
 
 from femnn.training.coordinates import Coordinates
 from femnn.training.curvature import Curvature
+from femnn.training.data_space import DataSpace
 from femnn.training.result import Outcome
 from femnn.training.run import Optimiser, Run
 from femnn.training.settings import check_number, check_whole
-from femnn.training.steihaug import Path, Spectrum
+from femnn.training.steihaug import Path, Spectrum, Subspace
 
 OPTIONS = ("cgtol", "maxcg")
 # The Hessian is not positive far from a minimum: first iterations with Gauss and Newton's part.
@@ -40,6 +41,7 @@ class _Method:
         self._run = run
         self._coordinates = Coordinates(run)
         self.curvature = Curvature(run.loss, self._coordinates)
+        self._data = DataSpace(run.loss, self._coordinates)
         known = run.known
         if known is None:
             self._y = self._coordinates.best()
@@ -57,9 +59,13 @@ class _Method:
 
     def iterate(self) -> bool:
         """One accepted step; whether there was one."""
-        path = self._steps()
+        bounds = self._coordinates.bounds
+        g = self._gradient if bounds is None else bounds.free(self._y, self._gradient)
+        free = g == self._gradient
+        path = self._steps(g, free)
         while self._radius > SMALLEST * max(1.0, float(np.linalg.norm(self._y))):
             step, foreseen = path.step(self._radius)
+            step = np.where(free, step, 0.0)  # rounding would take an entry off its bound
             trial = self._inside(self._y + step)
             if not np.array_equal(trial, self._y + step):  # the model knows no bounds
                 foreseen = -0.5 * float(self._gradient @ (trial - self._y))
@@ -74,17 +80,25 @@ class _Method:
                 return True
         return False
 
-    def _steps(self) -> Path | Spectrum:
+    def _steps(self, g: np.ndarray, free: np.ndarray) -> Path | Subspace | Spectrum:
         """The model's minima for all radii, in the entries that no bound holds back."""
-        bounds = self._coordinates.bounds
-        g = self._gradient if bounds is None else bounds.free(self._y, self._gradient)
-        free = np.ones(len(g), bool) if bounds is None else g == self._gradient
         options = self._run.settings.options
-        matrix = None if options else self.curvature.matrix()  # they are of conjugate gradients
-        if matrix is not None:
-            return Spectrum(matrix * np.outer(free, free), g)
+        if not options:  # they are of conjugate gradients
+            exact = self._exact_steps(g, free)
+            if exact is not None:
+                return exact
         tolerance, most = options.get("cgtol", self._tolerance(g)), options.get("maxcg", 200)
         return Path(lambda d: free * self.curvature(d), g, self._radius, tolerance, most)
+
+    def _exact_steps(self, g: np.ndarray, free: np.ndarray) -> Subspace | Spectrum | None:
+        """Exact minima, where they are less work than products."""
+        if self.curvature.exact:
+            return None
+        by_data = self._data.steps(g, free, self.curvature.has_matrix)
+        if by_data is not None:
+            return by_data
+        matrix = self.curvature.matrix()
+        return None if matrix is None else Spectrum(matrix * np.outer(free, free), g)
 
     def _tolerance(self, gradient: np.ndarray) -> float:
         """How exact a step is, where the user does not say.

@@ -105,10 +105,13 @@ class Spectrum:
 
     def __init__(self, matrix: np.ndarray, gradient: np.ndarray):
         values, self._vectors = np.linalg.eigh(matrix)
-        # Below rounding the matrix says nothing, and the gradient alone counts.
-        small = np.finfo(float).eps * len(values) * np.abs(values).max(initial=0.0)
-        self._values = np.where(np.abs(values) < small, 0.0, values)
-        self._slopes = self._vectors.T @ gradient
+        # Below rounding the matrix says nothing, and the gradient alone counts, where it says more.
+        rounding = np.finfo(float).eps * len(values)
+        flat = np.abs(values) < rounding * np.abs(values).max(initial=0.0)
+        slopes = self._vectors.T @ gradient
+        nothing = flat & (np.abs(slopes) <= rounding * np.linalg.norm(gradient))
+        self._values = np.where(flat, 0.0, values)
+        self._slopes = np.where(nothing, 0.0, slopes)
 
     def step(self, radius: float) -> tuple[np.ndarray, float]:
         """The minimum in a ball; see :meth:`Path.step`."""
@@ -136,6 +139,41 @@ class Spectrum:
     def _damped(self, damping: float) -> np.ndarray:
         with np.errstate(divide="ignore"):  # infinitely long where nothing bends
             return -self._slopes / (self._values + damping)
+
+
+class Subspace:
+    """The minima of a quadratic model whose matrix is ``rows' rows`` and a diagonal.
+
+    Where the diagonal has one value, its product with a vector in the span of rows and gradient is
+    one again; so the parts of these where it has each of its values span all minima.
+
+    Parameters
+    ----------
+    rows
+        Shape ``(m, n)``, zero in entries that do not move.
+    diagonal
+        Not negative, of few different values, shape ``(n,)``.
+    gradient
+        The model's gradient at the start, zero where the rows are, shape ``(n,)``.
+    """
+
+    def __init__(self, rows: np.ndarray, diagonal: np.ndarray, gradient: np.ndarray):
+        vectors = np.vstack([rows, gradient]).T
+        values, groups = np.unique(diagonal, return_inverse=True)
+        bases = []
+        for i in range(len(values)):
+            basis = np.linalg.qr(vectors[groups == i])[0]
+            bases.append(np.zeros((len(diagonal), basis.shape[1])))
+            bases[-1][groups == i] = basis
+        self._basis = np.hstack(bases)
+        image = rows @ self._basis
+        matrix = image.T @ image + self._basis.T @ (diagonal[:, None] * self._basis)
+        self._spectrum = Spectrum(matrix, self._basis.T @ gradient)
+
+    def step(self, radius: float) -> tuple[np.ndarray, float]:
+        """The minimum in a ball; see :meth:`Path.step`."""
+        step, fall = self._spectrum.step(radius)
+        return self._basis @ step, fall
 
 
 def _corners(

@@ -12,9 +12,10 @@ from mpi4py import MPI
 
 from benchmarks import coverage, derivatives, gpu, memory, mosaic, on_ranks, scaling, training
 from benchmarks.methods import WithFemnn
-from benchmarks.posterior import checkerboard, heat, subsurface
+from benchmarks.posterior import checkerboard, heat, long_chains, subsurface
 from benchmarks.problem import network, other_weights
 from femnn import Weights
+from femnn.inference.diagnostics import r_hat
 
 
 def test_thermal_compliance_has_the_same_gradient_three_ways():
@@ -104,6 +105,23 @@ def test_chains_of_a_small_checkerboard():
     assert rows["above one"] == 4
     assert rows["h-pcn"]["accepted"] > 0.15
     assert rows["h-pcn"]["ess per 1000 solves"] > rows["pcn"]["ess per 1000 solves"]
+
+
+def test_long_chains_are_of_the_same_posterior():
+    """The model without femnn has the same data and density; its chains mix."""
+    ours, theirs = checkerboard.Membrane(2, 8, 16), long_chains.Membrane(8, 2)
+    assert np.allclose(long_chains.Membrane(16, 2).observed(checkerboard.truth(2)), ours.values)
+    theirs.take(ours.values)
+    random = np.random.default_rng(0)
+    for q in random.normal(3, 1, (3, 4)):
+        assert theirs.energy(q) == pytest.approx(ours.Jhat(ours.weights.like(q)), rel=1e-11)
+        assert np.allclose(theirs.gradient(q), ours.Jhat.derivative().vector, rtol=1e-8)
+    mean, covariance = long_chains.laplace(theirs)
+    made = [long_chains.Metropolis(theirs, mean, covariance, seed) for seed in (1, 2)]
+    for chain in made:
+        chain.settle(4000)
+    draws = np.array([chain.draws(4000, 4) for chain in made])
+    assert r_hat(draws).max() < 1.05
 
 
 def test_bands_hold_the_true_law_and_widen_where_there_are_no_data(tmp_path):

@@ -8,6 +8,7 @@ from firedrake.adjoint import *
 from firedrake.adjoint.covariance_operator import AutoregressiveCovariance
 
 import femnn
+from femnn.tape.counts import counting
 
 QUIET = {"progress": False}
 PLACES = np.random.default_rng(5).uniform(0.05, 0.95, (9, 2))
@@ -364,3 +365,25 @@ def test_fields_without_a_density():
     ):
         with pytest.raises(ValueError, match=message):
             femnn.laplace(ReducedFunctional(J, control), **options)
+
+
+@pytest.mark.parallel([1, 3])
+def test_few_data_take_an_adjoint_run_each():
+    """More numbers than a matrix is made for: exact steps, and all directions of the posterior."""
+    model = Smoothed(n=46)
+    result = femnn.fit(model.Jhat, "gauss-newton", gtol=1e-8, **QUIET)
+    assert result.reason == "converged"
+    assert result.iterations <= 2  # the model is linear
+    assert result.solves.tangent == 0
+    with counting() as solves:
+        posterior = femnn.laplace(model.Jhat)
+    assert posterior.neglected == 0.0
+    assert solves.tangent == 0
+    assert solves.adjoint == 9
+    by_products = femnn.laplace(model.Jhat, rank=9)
+    assert np.allclose(posterior.spectrum, by_products.spectrum, rtol=1e-6)
+    mass, expected = posterior.predict(model.mass), by_products.predict(model.mass)
+    assert mass.std == pytest.approx(expected.std, rel=1e-6)
+    assert posterior.trace(model.m).posterior == pytest.approx(
+        by_products.trace(model.m).posterior, rel=1e-8
+    )
