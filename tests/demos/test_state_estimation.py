@@ -81,7 +81,7 @@ def test_the_study(tmp_path, monkeypatch, capsys):
     kept = (FIRST_GUESS, "state and a constant n", LEARNED)
     monkeypatch.setattr(study, "LAWS", {name: LAWS[name] for name in kept})
     monkeypatch.setattr(study, "PARTS", (1,))
-    sizes = "--cells 6 --step 900 --finer 2 --widths 3 --rounds 2 --iterations 3"
+    sizes = "--cells 6 --step 1800 --finer 2 --widths 3 --rounds 2 --iterations 3"
     numbers = study.main(["--output", str(tmp_path), *sizes.split()], SMALL)
     rows, law = numbers["rows"], numbers["law"]
     level = {name: {k: s["level"] for k, s in r["scores"].items()} for name, r in rows.items()}

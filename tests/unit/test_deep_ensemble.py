@@ -37,7 +37,7 @@ def source(law=None, prior=True, loss=None):
 def test_trainings_of_a_linear_model_are_draws_of_its_posterior():
     Jhat, s = source()
     start = s.weights.vector.copy()
-    trained = femnn.deep_ensemble(Jhat, 100, gtol=1e-9)
+    trained = femnn.deep_ensemble(Jhat, 50, gtol=1e-9)
     assert np.array_equal(s.weights.vector, start)
     assert len(set(gathered(COMM_WORLD, trained.draws.tobytes()))) == 1
     assert {result.reason for result in trained.results} == {"converged"}
@@ -45,8 +45,8 @@ def test_trainings_of_a_linear_model_are_draws_of_its_posterior():
     posterior = femnn.laplace(Jhat)
     root = np.linalg.cholesky(posterior.covariance)
     off = np.linalg.solve(root, (trained.draws - posterior.mean).T).T
-    assert np.abs(off.mean(0)).max() < 3 / np.sqrt(100)
-    assert np.abs(off.T @ off / 100 - np.eye(2)).max() < 3 * np.sqrt(2 / 100)
+    assert np.abs(off.mean(0)).max() < 3 / np.sqrt(50)
+    assert np.abs(off.T @ off / 50 - np.eye(2)).max() < 3 * np.sqrt(2 / 50)
     assert np.all(trained.losses > Jhat(s.weights.like(posterior.mean)))
     assert trained.losses[0] == pytest.approx(Jhat(trained.values(trained.draws[0])))
 
@@ -98,7 +98,7 @@ def test_members_of_an_ensemble_have_data_of_their_own():
     pause_annotation()
     Jhat = ReducedFunctional(J, members.controls)
     before = Jhat(weights)
-    trained = femnn.deep_ensemble(Jhat, 30, gtol=1e-7)
+    trained = femnn.deep_ensemble(Jhat, 20, gtol=1e-7)
     assert Jhat(weights) == pytest.approx(before, rel=1e-12)
     femnn.fit(Jhat, "gauss-newton", gtol=1e-7, progress=False)
     posterior = femnn.laplace(Jhat)
