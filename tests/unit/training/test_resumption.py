@@ -24,7 +24,7 @@ from tests.unit.models import law, square
 
 EVERY = 4
 TIGHT = {"snes_rtol": 1e-13, "snes_atol": 1e-14}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def model(comm=None, with_field=False, data=0.0):
@@ -138,7 +138,7 @@ def test_a_kill_loses_what_came_since_the_last_writing(tmp_path):
     expected = train("L-BFGS", model(), maxiter=10, checkpoint=tmp_path / "whole")
     script = f"""
         import os, signal
-        from tests.unit.test_resumption import model, train
+        from tests.unit.training.test_resumption import model, train
 
         def callback(step, weights):
             if step.iteration == 6:
