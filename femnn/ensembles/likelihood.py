@@ -83,6 +83,10 @@ class Likelihood:
                 for node in block.get_dependencies():
                     if node.output is self.scale:
                         node.save_output()
+        self.forget()
+
+    def forget(self) -> None:
+        """Evaluate the members anew the next time, also at the same controls."""
         self._members.forget_value()
 
     @cached_property

@@ -259,7 +259,7 @@ class _Trainings:
         for block in self._terms.data:
             likelihood = self._terms.likelihood(block)
             if isinstance(likelihood, Likelihood):
-                likelihood.refresh()
+                likelihood.forget()
 
     def _prior_means(self) -> np.ndarray:
         """Zero where there is no prior, and starts are given."""

@@ -61,4 +61,11 @@ def _derivatives(tape: Tape, controls: Sequence[Any], node: Any, seed: np.ndarra
     node.adj_value = cotangent(node.output, seed)
     for block in reversed(tape.get_blocks()):
         block.evaluate_adj(markings=True)
-    return [control.get_derivative() for control in controls]
+    return [_derivative(control) for control in controls]
+
+
+def _derivative(control: Any) -> Any:
+    """As the control gives it, which warns where a datum knows nothing of it."""
+    if control.block_variable.adj_value is None:
+        return control.control._ad_init_zero(dual=True)
+    return control.get_derivative()

@@ -104,12 +104,36 @@ class Spectrum:
     """
 
     def __init__(self, matrix: np.ndarray, gradient: np.ndarray):
-        values, self._vectors = np.linalg.eigh(matrix)
-        # Below rounding the matrix says nothing, and the gradient alone counts, where it says more.
+        values, vectors = np.linalg.eigh(matrix)
         rounding = np.finfo(float).eps * len(values)
         flat = np.abs(values) < rounding * np.abs(values).max(initial=0.0)
-        slopes = self._vectors.T @ gradient
+        self._take(values, vectors, flat, gradient)
+
+    @classmethod
+    def of_root(cls, root: np.ndarray, gradient: np.ndarray) -> Spectrum:
+        """The same of the matrix ``root' root``, whose rounding would be that of its square.
+
+        Parameters
+        ----------
+        root
+            Shape ``(m, n)``, with at least as many rows as columns.
+        gradient
+            As for the class.
+        """
+        _, values, vectors = np.linalg.svd(root, full_matrices=False)
+        rounding = np.finfo(float).eps * len(values)
+        spectrum = cls.__new__(cls)
+        flat = values < rounding * values.max(initial=0.0)
+        spectrum._take(values**2, vectors.T, flat, gradient)
+        return spectrum
+
+    def _take(
+        self, values: np.ndarray, vectors: np.ndarray, flat: np.ndarray, gradient: np.ndarray
+    ) -> None:
+        # Below rounding the matrix says nothing, and the gradient alone counts, where it says more.
+        slopes, rounding = vectors.T @ gradient, np.finfo(float).eps * len(values)
         nothing = flat & (np.abs(slopes) <= rounding * np.linalg.norm(gradient))
+        self._vectors = vectors
         self._values = np.where(flat, 0.0, values)
         self._slopes = np.where(nothing, 0.0, slopes)
 
@@ -160,15 +184,15 @@ class Subspace:
     def __init__(self, rows: np.ndarray, diagonal: np.ndarray, gradient: np.ndarray):
         vectors = np.vstack([rows, gradient]).T
         values, groups = np.unique(diagonal, return_inverse=True)
-        bases = []
-        for i in range(len(values)):
+        bases, roots = [], []
+        for i, value in enumerate(values):
             basis = np.linalg.qr(vectors[groups == i])[0]
             bases.append(np.zeros((len(diagonal), basis.shape[1])))
             bases[-1][groups == i] = basis
+            roots += [np.sqrt(value)] * basis.shape[1]
         self._basis = np.hstack(bases)
-        image = rows @ self._basis
-        matrix = image.T @ image + self._basis.T @ (diagonal[:, None] * self._basis)
-        self._spectrum = Spectrum(matrix, self._basis.T @ gradient)
+        root = np.vstack([rows @ self._basis, np.diag(roots)])
+        self._spectrum = Spectrum.of_root(root, self._basis.T @ gradient)
 
     def step(self, radius: float) -> tuple[np.ndarray, float]:
         """The minimum in a ball; see :meth:`Path.step`."""

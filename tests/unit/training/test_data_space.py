@@ -77,6 +77,19 @@ def test_steps_of_the_subspace_are_those_of_the_whole(values, radius):
     assert np.allclose(step, wanted, atol=1e-8 * np.linalg.norm(wanted))
 
 
+def test_steps_are_exact_where_data_are_known_very_differently():
+    """Three data of seven 1e9 times as exact: the prior still counts, as in one of linear size."""
+    random = np.random.default_rng(0)
+    rows, offset = random.normal(size=(7, 300)), random.normal(size=300)
+    rows[:3] *= 1e9
+    residuals = random.normal(size=7)
+    step, _ = Subspace(rows, np.ones(300), rows.T @ residuals + offset).step(1e6)
+    # (1 + R'R)^-1 of the gradient, by least squares of the stacked system.
+    whole = np.vstack([rows, np.eye(300)])
+    wanted = -np.linalg.lstsq(whole, np.concatenate([residuals, offset]), rcond=0)[0]
+    assert np.allclose(step, wanted, atol=1e-5 * np.linalg.norm(wanted))
+
+
 CASES = {
     "a law": {},
     "without a prior": {"prior": False},
@@ -119,3 +132,15 @@ def test_bounds_hold_the_same_weights():
 def test_a_penalty_that_is_no_sum_over_entries_takes_the_matrix():
     result = femnn.fit(wells(penalty=True), "gauss-newton", maxiter=2, progress=False)
     assert result.solves.tangent >= 121
+
+
+def test_data_that_know_nothing_of_a_control_are_no_reason_to_warn(caplog):
+    Jhat, c = wells(), Constant(1.0, name="c")
+    continue_annotation()
+    J = Jhat.functional + femnn.GaussianPrior(c, 3.0).energy()
+    pause_annotation()
+    Jhat = ReducedFunctional(J, [*Jhat.controls, Control(c)])
+    result = femnn.fit(Jhat, "gauss-newton", maxiter=2, progress=False)
+    assert result.solves.tangent == 0
+    assert float(c) == pytest.approx(0.0, abs=1e-8)
+    assert not caplog.records
