@@ -127,7 +127,7 @@ class Metropolis:
             self.taken += 1
 
     def settle(self, steps):
-        """Steps in which scale and covariance are found, the latter from the last half."""
+        """Steps, in whole thousands, that find scale and covariance, this from the last half."""
         seen = np.empty((steps, len(self.q)))
         for end in range(EVERY, steps + 1, EVERY):
             taken = self.taken

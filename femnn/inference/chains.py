@@ -148,13 +148,13 @@ def chains(
         )
     if method not in METHODS:
         raise ValueError(f"chains got method={method!r}: wanted one of {list(METHODS)}.")
-    check_whole("n", n, least=4)
-    check_whole("n_chains", n_chains, least=1)
-    check_whole("thin", thin, least=1)
+    check_whole("n", n, least=4, who="chains")
+    check_whole("n_chains", n_chains, least=1, who="chains")
+    check_whole("thin", thin, least=1, who="chains")
     warm_up = n * thin // 4 if warm_up is None else warm_up
-    check_whole("warm_up", warm_up)
+    check_whole("warm_up", warm_up, who="chains")
     if step is not None:
-        check_number("step", step, least=0.0)
+        check_number("step", step, least=0.0, who="chains")
         if not 0 < step <= 1:
             raise ValueError(f"chains got step={step}: wanted a number between 0 and 1.")
     reference = Around(posterior) if method == "h-pcn" else Before(posterior)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import firedrake as fd
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
 from femnn.coefficient.coefficient import NeuralCoefficient
-from femnn.ensembles.likelihood import Likelihood
 from femnn.inference.summaries import laws_of
 from femnn.inference.terms import Terms
-from femnn.parallel import from_rank_zero
-from femnn.tape.squares import SumOfSquares
-from femnn.training.fit import fit
+from femnn.inference.trainings import Trainings
 from femnn.training.result import FitResult
-from femnn.training.settings import check_whole
 
 OWN = ("callback", "checkpoint", "checkpoint_every", "resume")
-# Draws for a start, each from half the width of the one before.
-STARTS = 6
 
 
 @dataclass(frozen=True)
@@ -102,7 +93,9 @@ def deep_ensemble(
     Each training starts from a draw of the priors.  With ``randomize``, it has data to which errors
     were added that are drawn as theirs are, and its draw for the priors' means.  Where the model is
     linear these trainings are draws of the posterior; where it is not they may find minima that an
-    approximation around one of them does not know.
+    approximation around one of them does not know.  Errors whose size is estimated by a control
+    are drawn in the size that is found, so that the spread of the size itself is too small, by 1.4
+    for a common one.  What fields are drawn depends on the number of ranks.
 
     Parameters
     ----------
@@ -128,19 +121,28 @@ def deep_ensemble(
     Returns
     -------
     DeepEnsemble
-        ``draws``, ``losses`` and ``law(net, points)``.  Controls, data and priors are as before
-        afterwards, and the model has been run there.
+        ``draws``, ``losses`` and ``law(net, points)``; after Ctrl-C of those that had ended.
+        Controls, data and priors are as before afterwards, and the model has been run there; an
+        initial state in a time loop has its first value.
 
     Raises
     ------
+    KeyboardInterrupt
+        After Ctrl-C, where no training had ended.
     RuntimeError
-        If the model fails near the priors' means.
+        If the model fails at all starts.
     TypeError
         If a setting is of another kind, or :func:`femnn.fit` does not know it.
     ValueError
-        If the functional is not as :func:`femnn.laplace` wants it, ``starts`` are of another shape,
-        a misfit that is to be drawn anew has a loss that is not the square, or a setting is one
-        that each training would need for itself.
+        If the functional has no misfit of Observations, a control has no prior from which to
+        start, or what is to be drawn anew has a factor, a loss that is not the square, or is a
+        penalty; ``starts`` are of another shape; or a setting is one that each training would need
+        for itself.
+
+    Warns
+    -----
+    UserWarning
+        If the model fails at a start, which is left out.
 
     References
     ----------
@@ -165,132 +167,6 @@ def deep_ensemble(
             "optimiser remembers one training."
         )
     settings.update(method=method, maxiter=maxiter, progress=progress)
-    trainings = _Trainings(Terms(Jhat, "deep_ensemble"), starts, randomize, seed)
-    return trainings.run(settings)
-
-
-class _Trainings:
-    """Trainings one after the other, each with its own draws."""
-
-    def __init__(self, terms: Terms, starts: int | ArrayLike, randomize: bool, seed: int):
-        check_whole("seed", seed)
-        self._terms, self._seed = terms, seed
-        self._starts: np.ndarray | None = None
-        if isinstance(starts, (int, np.integer)):
-            check_whole("starts", starts, least=1)
-            self._n = int(starts)
-        else:
-            self._starts = self._checked(np.asarray(starts, dtype=float))
-            self._n = len(self._starts)
-        self._means = self._prior_means()
-        self._misfits = _misfits(terms) if randomize else {}
-        robust = [summary.robust for summary in terms.summaries() if summary.robust]
-        if randomize and robust:
-            raise ValueError(
-                f"deep_ensemble: a misfit has the loss {robust[0]}, whose errors cannot be drawn: "
-                "leave out the loss, or take randomize=False."
-            )
-        self._randomize = randomize
-
-    def run(self, settings: dict[str, Any]) -> DeepEnsemble:
-        """All of them."""
-        terms, first = self._terms, self._terms.controls.read()
-        results, draws = [], []
-        try:
-            for i in range(self._n):
-                with self._drawn(i) as anchor:
-                    self._begin(i, anchor)
-                    results.append(fit(terms.Jhat, **settings))
-                    draws.append(terms.controls.read())
-            losses = [from_rank_zero(terms.controls.comm, float(terms.evaluate(x))) for x in draws]
-        finally:
-            terms.controls.write(first)
-            terms.evaluate(first)
-        return DeepEnsemble(np.array(draws), np.array(losses), tuple(results), terms)
-
-    @contextmanager
-    def _drawn(self, i: int) -> Iterator[np.ndarray]:
-        """Data and priors' means of one training, while it lasts; gives a draw of the priors."""
-        random = np.random.default_rng([self._seed, i])
-        numbers = random.standard_normal(len(self._means))
-        anchor = self._terms.metric.point(numbers) + self._means
-        try:
-            if self._randomize:
-                self._shift_priors(anchor)
-                for key, block in self._misfits.items():
-                    own = np.random.default_rng([self._seed, i, *key])
-                    block.shift = own.standard_normal(len(block.residuals))
-                self._forget()
-            yield anchor
-        finally:
-            self._shift_priors(self._means)
-            for block in self._misfits.values():
-                block.shift = np.zeros(1)
-            self._forget()
-
-    def _begin(self, i: int, anchor: np.ndarray) -> None:
-        """Give the controls values for which the model has one."""
-        if self._starts is None:
-            widths = 0.5 ** np.arange(STARTS)
-            starts = self._means + widths[:, None] * (anchor - self._means)
-        else:
-            starts = self._starts[i : i + 1]
-        for x in starts:
-            if self._runs(x):
-                self._terms.controls.write(x)
-                return
-        raise RuntimeError(
-            f"deep_ensemble: the model failed for all {len(starts)} starts of training {i}: make "
-            "its solver more robust, or give starts nearer to values for which it has a solution."
-        )
-
-    def _runs(self, x: np.ndarray) -> bool:
-        try:
-            return bool(np.isfinite(self._terms.evaluate(x)))
-        except fd.ConvergenceError:
-            return False
-
-    def _shift_priors(self, means: np.ndarray) -> None:
-        for place, prior in self._terms.priors:
-            prior.mean = means[place]
-
-    def _forget(self) -> None:
-        """Let ensembles' members know that their data are others."""
-        for block in self._terms.data:
-            likelihood = self._terms.likelihood(block)
-            if isinstance(likelihood, Likelihood):
-                likelihood.forget()
-
-    def _prior_means(self) -> np.ndarray:
-        """Zero where there is no prior, and starts are given."""
-        terms, means = self._terms, np.zeros(len(self._terms.controls))
-        known = {place.start for place, _ in terms.priors}
-        for place, control in zip(terms.places, terms.objects, strict=True):
-            if place.start not in known and self._starts is None:
-                raise terms.no_prior(control)
-        for place, prior in terms.priors:
-            means[place] = prior.mean
-        return means
-
-    def _checked(self, starts: np.ndarray) -> np.ndarray:
-        n = len(self._terms.controls)
-        if starts.ndim != 2 or starts.shape[1] != n or not len(starts):
-            raise ValueError(
-                f"deep_ensemble got starts of shape {starts.shape}: wanted (n, {n}), a row for "
-                "each training with a value for each entry of the controls, or how many."
-            )
-        if not np.isfinite(starts).all():
-            raise ValueError("deep_ensemble got starts that are NaN or infinite: wanted numbers.")
-        return starts
-
-
-def _misfits(terms: Terms) -> dict[tuple[int, int, int], SumOfSquares]:
-    """The sums of squares, with keys for draws that do not depend on groups of ranks."""
-    found: dict[tuple[int, int, int], SumOfSquares] = {}
-    for i, block in enumerate(terms.data):
-        likelihood = terms.likelihood(block)
-        if isinstance(likelihood, Likelihood):
-            found |= {(i, 1 + member, k): b for (member, k), b in likelihood.numbered().items()}
-        else:
-            found[i, 0, 0] = likelihood
-    return found
+    terms, bounds = Terms(Jhat, "deep_ensemble"), settings.get("bounds")
+    draws, losses, results = Trainings(terms, starts, randomize, seed, bounds).run(settings)
+    return DeepEnsemble(draws, losses, results, terms)

@@ -123,9 +123,9 @@ def fit_with_evidence(
     >>> result = fit_with_evidence(ReducedFunctional(J, Control(kappa.weights)))
     >>> float(noise), result.posterior.effective_parameters
     """
-    check_whole("rounds", rounds, least=1)
-    check_whole("maxiter", maxiter, least=1)
-    check_number("tol", tol, least=0.0)
+    check_whole("rounds", rounds, least=1, who="fit_with_evidence")
+    check_whole("maxiter", maxiter, least=1, who="fit_with_evidence")
+    check_number("tol", tol, least=0.0, who="fit_with_evidence")
     terms = Terms(Jhat, "fit_with_evidence")
     terms.check_normal(terms.summaries())
     unknown, solves = Unknown(terms), Solves()

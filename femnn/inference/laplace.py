@@ -33,7 +33,7 @@ def laplace(
     rank
         How many directions to take that data say most of; all others have the prior's law.  By
         default all of at most 2000 numbers (under a schedule 200), and beyond as many as have
-        eigenvalues above 0.01.
+        eigenvalues above 0.01, of up to 100 data all that they say something of.
     hessian
         ``"gauss-newton"``, or ``"exact"`` for all second derivatives, for which the values must be
         at a minimum.
@@ -76,7 +76,7 @@ def laplace(
         raise ValueError(f"laplace got hessian={hessian!r}: wanted one of {list(HESSIANS)}.")
     terms, exact = Terms(Jhat, "laplace"), hessian == "exact"
     if rank is not None:
-        check_whole("rank", rank, least=1)
+        check_whole("rank", rank, least=1, who="laplace")
         rank = rank if rank < len(terms.controls) else None
     posterior = LaplacePosterior(terms, terms.expand(rank=rank, exact=exact), exact)
     if posterior.distance > NEAR:

@@ -102,8 +102,9 @@ def by_data(
     losses = dict.fromkeys(misfits, 1.0)
     with stop_annotating():
         rows = residual_rows(Jhat.functional, Jhat.controls, Jhat.tape, losses, controls.flat)
-    _, roots, vectors = np.linalg.svd(metric.gradient(rows.T).T, full_matrices=False)
-    return roots**2, vector_from_rank_zero(controls.comm, vectors.T)
+    rows = vector_from_rank_zero(controls.comm, metric.gradient(rows.T).T)
+    _, roots, vectors = np.linalg.svd(rows, full_matrices=False)
+    return roots**2, vectors.T
 
 
 def eigenpairs(

@@ -223,7 +223,7 @@ class LaplacePosterior:
         >>> first = posterior.trade_offs((kappa, u), (source, u))[0]
         >>> first.ratio, first.changes
         """
-        check_whole("n", n, least=1)
+        check_whole("n", n, least=1, who="trade_offs")
         found = [law_of(self.terms, self.mean, "trade_offs", net, x) for net, *x in laws]
         return trade_offs(self.gaussian, found, n)
 

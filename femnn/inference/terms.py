@@ -202,7 +202,7 @@ class Terms:
         for part in parts:
             matrix = vector_from_rank_zero(self.controls.comm, part.matrix)
             if isinstance(part.block, (*MISFITS, *PRIORS)):
-                self._check_factor(part.block, part.factor)
+                self.check_factor(part.block, part.factor)
             if isinstance(part.block, MISFITS):
                 misfits[part.block] = matrix
                 data += matrix
@@ -252,7 +252,7 @@ class Terms:
             raise ValueError(f"{self._who}: the functional is no sum of its terms: {WANTED}.")
         for block, factor in factors.items():
             if isinstance(block, (*MISFITS, LogErrors, *PRIORS)):
-                self._check_factor(block, factor)
+                self.check_factor(block, factor)
             elif factor:
                 raise ValueError(
                     f"{self._who}: the functional has another term, a {block}: leave it out; "
@@ -319,7 +319,8 @@ class Terms:
             found += [(place, prior) for prior in own]
         return found
 
-    def _check_factor(self, block: Any, factor: float) -> None:
+    def check_factor(self, block: Any, factor: float) -> None:
+        """Raise where the functional has a multiple of a misfit or an energy."""
         if abs(factor - 1) > 1e-12:
             raise ValueError(
                 f"{self._who}: the functional has {factor:g} times a {block}, so it is not minus "

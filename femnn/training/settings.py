@@ -86,24 +86,24 @@ class Settings:
                 )
 
 
-def check_whole(name: str, value: Any, least: int = 0) -> None:
-    """Raise unless ``value`` is a whole number of at least ``least``."""
+def check_whole(name: str, value: Any, least: int = 0, who: str = "fit") -> None:
+    """Raise unless ``value`` is a whole number of at least ``least``; says who was called."""
     try:
         number = operator.index(value)
     except TypeError:
         kind = ValueError if isinstance(value, numbers.Real) else TypeError
-        raise kind(f"fit: {name}={value!r}, wanted a whole number.") from None
+        raise kind(f"{who}: {name}={value!r}, wanted a whole number.") from None
     if number < least:
-        raise ValueError(f"fit: {name}={value}, wanted {least} or more.")
+        raise ValueError(f"{who}: {name}={value}, wanted {least} or more.")
 
 
-def check_number(name: str, value: Any, least: float = -math.inf) -> None:
-    """Raise unless ``value`` is a finite number of at least ``least``."""
+def check_number(name: str, value: Any, least: float = -math.inf, who: str = "fit") -> None:
+    """Raise unless ``value`` is a finite number of at least ``least``; says who was called."""
     if not isinstance(value, numbers.Real):
-        raise TypeError(f"fit: {name}={value!r}, wanted a number.")
+        raise TypeError(f"{who}: {name}={value!r}, wanted a number.")
     if not math.isfinite(value) or value < least:
         bound = "a finite number" if least == -math.inf else f"a finite number, {least:g} or more"
-        raise ValueError(f"fit: {name}={value}, wanted {bound}.")
+        raise ValueError(f"{who}: {name}={value}, wanted {bound}.")
 
 
 def _hint(name: str, uses: Collection[str], options: Collection[str]) -> str:

@@ -1,5 +1,8 @@
 """Trainings from several starts with data drawn anew, beside the posterior of a linear model."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +107,74 @@ def test_members_of_an_ensemble_have_data_of_their_own():
     posterior = femnn.laplace(Jhat)
     ratio = trained.draws.std(0) / posterior.std
     assert np.all((ratio > 0.6) & (ratio < 1.5))
+
+
+class UntilStopped(torch.nn.Module):
+    """A law after so many evaluations of which Ctrl-C comes, or that has no value far off."""
+
+    def __init__(self, left=None, reach=np.inf):
+        super().__init__()
+        self.net, self.left, self.reach = torch.nn.Linear(1, 1, dtype=torch.float64), left, reach
+
+    def forward(self, x):
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+        far = self.net.weight.detach().abs().max() > self.reach
+        return self.net(x) * (float("nan") if far else 1.0)
+
+
+def test_ctrl_c_keeps_the_trainings_that_have_ended():
+    law = UntilStopped()
+    Jhat, s = source(law)
+    start = s.weights.vector.copy()
+    whole = femnn.deep_ensemble(Jhat, 6, gtol=1e-9)
+    law.left = 40
+    some = femnn.deep_ensemble(Jhat, 6, gtol=1e-9)
+    assert 0 < len(some.draws) < 6
+    assert np.allclose(some.draws, whole.draws[: len(some.draws)], rtol=1e-8)
+    assert np.array_equal(s.weights.vector, start)
+    law.left = 2
+    with pytest.raises(KeyboardInterrupt):
+        femnn.deep_ensemble(Jhat, 6, gtol=1e-9)
+
+
+def test_a_start_at_which_the_model_fails_is_left_out():
+    Jhat, _ = source(UntilStopped(reach=50))
+    starts = [[1.0, 1.0], [100.0, 1.0], [2.0, 1.0]]
+    with pytest.warns(UserWarning, match="failed at the start of training 1, which is left out"):
+        trained = femnn.deep_ensemble(Jhat, starts, gtol=1e-9)
+    assert len(trained.draws) == len(trained.results) == 2
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(RuntimeError, match="failed at all starts"),
+    ):
+        femnn.deep_ensemble(Jhat, starts[1:2])
+
+
+def test_starts_are_drawn_inside_bounds():
+    Jhat, _ = source()
+    trained = femnn.deep_ensemble(Jhat, 4, bounds=(0.5, 1.5))
+    assert trained.draws.min() >= 0.5
+    assert trained.draws.max() <= 1.5
+
+
+def test_what_cannot_be_drawn_is_refused():
+    for change, message in (
+        (lambda J, s: 0.25 * J, r"has 0.25 times"),
+        (lambda J, s: J + s.weights.squared_norm(), r"that is no energy of a control's prior"),
+        (lambda J, s: J**2, r"is no sum of misfits and energies"),
+    ):
+        Jhat, s = source()
+        continue_annotation()
+        J = change(Jhat.functional, s)
+        pause_annotation()
+        changed = ReducedFunctional(J, Jhat.controls)
+        with pytest.raises(ValueError, match=message):
+            femnn.deep_ensemble(changed, 2)
+    trained = femnn.deep_ensemble(changed, 2, randomize=False, gtol=1e-7)
+    assert np.allclose(*trained.draws, rtol=1e-3)
 
 
 def test_wrong_use():
