@@ -1,13 +1,12 @@
-"""Reads the soil temperatures of the study: hourly CSV to means of some hours."""
+"""Reads the soil temperatures of the study: hourly CSV to means of days, cut into winters."""
 
-import csv
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 
-from demos.studies.tables import fill_gaps
+from demos.studies.tables import fill_gaps, read_columns
 
 ORIGIN = (
     "The record is the hourly soil temperature at Fargo, North Dakota, 5 to 225 cm, measured by "
@@ -16,17 +15,18 @@ ORIGIN = (
     "and give its path: --data FILE."
 )
 DEPTHS_CM = (5, 10, 20, 30, 40, 50, 60, 80, 100, 125, 150, 175, 200, 225)
-COLUMNS = ["station", "time_cst", *(f"T{d}cm" for d in DEPTHS_CM)]
+COLUMNS = ("time_cst", *(f"T{d}cm" for d in DEPTHS_CM))
 TIME_FORMAT = "%m/%d/%y %H:%M"
 FEWEST_DAYS = 40
+COLD_MONTHS = (11, 12, 1, 2, 3, 4)
 
 
 @dataclass
 class Record:
-    """Mean temperatures of a day, or of some hours.
+    """Mean temperatures of days.
 
-    ``measured`` has NaN where less than half of a mean's values came, ``filled`` is
-    interpolated in time there; both of shape (means, thermometers).
+    ``measured`` has NaN where less than half of a day's values came, ``filled`` is linear in time
+    there; both of shape (days, thermometers).
     """
 
     first_day: date
@@ -34,98 +34,93 @@ class Record:
     measured: np.ndarray
     filled: np.ndarray
     gaps: str
-    hours: int = 24
 
     def __len__(self) -> int:
         return len(self.measured)
 
-    def day(self, index: int) -> date:
-        """The date of a row."""
-        return self.first_day + timedelta(hours=int(index) * self.hours)
+    def days(self, rows: np.ndarray) -> np.ndarray:
+        """The dates of rows, as datetime64."""
+        return np.datetime64(self.first_day) + rows
+
+    def is_cold(self, rows: np.ndarray) -> np.ndarray:
+        """Whether rows are of November to April."""
+        months = self.days(rows).astype("datetime64[M]").astype(int) % 12 + 1
+        return np.isin(months, COLD_MONTHS)
 
 
 @dataclass
-class Runs:
-    """Parts of the record, of one length: arrays of shape (times, runs, thermometers).
+class Winters:
+    """How a record is cut: runs of a year, two of the first half and two of the second."""
 
-    Times are ``step`` days apart and hold the mean of the time between.
-    """
+    record: Record
 
-    step: float
-    first_rows: list[int]
-    measured: np.ndarray
-    filled: np.ndarray
+    @property
+    def n_days(self) -> int:
+        """Steps of a run."""
+        return len(self.record) // 2 // 2
+
+    @property
+    def fitted(self) -> list[int]:
+        """The rows from which the runs of the fitted winters start."""
+        return [0, self.n_days]
+
+    @property
+    def held_out(self) -> list[int]:
+        """The same of those held out."""
+        half = len(self.record) // 2
+        return [half, half + self.n_days]
+
+    def rows(self, start: int) -> np.ndarray:
+        """The rows of a run."""
+        return start + np.arange(self.n_days + 1)
 
 
-def read_record(path: Path | str | None, hours: int = 24) -> Record:
-    """Read the CSV file; errors say what came, what was wanted and what to do.
-
-    ``hours`` is what one mean is of, a divisor of 24.
-    """
+def read_record(path: Path | str | None) -> Record:
+    """Read the CSV file; errors say what came, what was wanted and what to do."""
     if path is None:
         raise SystemExit(f"soil: no data file was given. {ORIGIN}")
-    if not Path(path).is_file():
-        raise SystemExit(f"soil: there is no file {path}. {ORIGIN}")
-    times, values = _read_rows(Path(path))
-    return _means(times // hours, values, Path(path), hours)
+    table = read_columns("soil", Path(path), COLUMNS, ORIGIN)
+    hours, values = _numbers([table[c] for c in COLUMNS], path)
+    return _means(hours // 24, values, path)
 
 
-def _read_rows(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _numbers(columns: list[list[str]], path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """Hours (from the calendar's first day) and values of all rows, NaN where one is missing."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        header = next(rows, [])
-        missing = [c for c in COLUMNS if c not in header]
-        if missing:
+    parsed = []
+    for number, cells in enumerate(zip(*columns, strict=True), start=2):
+        try:
+            time = datetime.strptime(cells[0], TIME_FORMAT)
+            values = [float(c) if c.strip() else np.nan for c in cells[1:]]
+        except ValueError as error:
             raise SystemExit(
-                f"soil: {path} lacks the columns {', '.join(missing)}: it has "
-                f"{', '.join(header) or 'none'}, wanted {', '.join(COLUMNS)}. {ORIGIN}"
-            )
-        columns = [header.index(c) for c in COLUMNS[1:]]
-        parsed = [
-            _parse([row[c] for c in columns], number, path)
-            for number, row in enumerate(rows, start=2)
-            if len(row) >= len(COLUMNS)
-        ]
-    if not parsed:
-        raise SystemExit(f"soil: {path} has the columns but no rows. {ORIGIN}")
+                f"soil: line {number} of {path} cannot be read ({error}): wanted a time "
+                f"such as 10/2/14 12:00 and temperatures in degrees Celsius. {ORIGIN}"
+            ) from error
+        parsed.append((24 * time.toordinal() + time.hour, values))
     return np.array([p[0] for p in parsed]), np.array([p[1] for p in parsed])
 
 
-def _parse(cells: list[str], number: int, path: Path) -> tuple[int, list[float]]:
-    try:
-        time = datetime.strptime(cells[0], TIME_FORMAT)
-        hours = 24 * time.toordinal() + time.hour
-        return hours, [float(c) if c.strip() else np.nan for c in cells[1:]]
-    except ValueError as error:
-        raise SystemExit(
-            f"soil: line {number} of {path} cannot be read ({error}): wanted a time "
-            f"such as 10/2/14 12:00 and temperatures in degrees Celsius. {ORIGIN}"
-        ) from error
-
-
-def _means(times: np.ndarray, values: np.ndarray, path: Path, hours: int) -> Record:
-    first, n_means = int(times.min()), int(np.ptp(times)) + 1
-    rows = np.bincount(times - first, minlength=n_means)
+def _means(days: np.ndarray, values: np.ndarray, path: Path | str) -> Record:
+    first, n_days = int(days.min()), int(np.ptp(days)) + 1
+    rows = np.bincount(days - first, minlength=n_days)
     usual = int(np.median(rows[rows > 0]))
-    counts, sums = np.zeros((n_means, values.shape[1])), np.zeros((n_means, values.shape[1]))
-    np.add.at(counts, times - first, np.isfinite(values))
-    np.add.at(sums, times - first, np.nan_to_num(values))
-    whole = slice(int(rows[0] < usual), n_means - int(rows[-1] < usual))
+    counts, sums = np.zeros((n_days, values.shape[1])), np.zeros((n_days, values.shape[1]))
+    np.add.at(counts, days - first, np.isfinite(values))
+    np.add.at(sums, days - first, np.nan_to_num(values))
+    whole = slice(int(rows[0] < usual), n_days - int(rows[-1] < usual))
     enough = counts >= usual / 2
     means = np.where(enough, sums / np.maximum(counts, 1), np.nan)[whole]
-    if len(means) * hours < FEWEST_DAYS * 24 or np.isnan(means).all(axis=0).any():
+    if len(means) < FEWEST_DAYS or np.isnan(means).all(axis=0).any():
         raise SystemExit(
-            f"soil: {path} has {len(means) * hours // 24} whole days and must have at "
+            f"soil: {path} has {len(means)} whole days and must have at "
             f"least {FEWEST_DAYS}, with values of every thermometer. {ORIGIN}"
         )
     return Record(
-        first_day=date.fromordinal((first + whole.start) * hours // 24),
+        first_day=date.fromordinal(first) + timedelta(days=whole.start),
         depths=np.array(DEPTHS_CM) / 100,
         measured=means,
         filled=np.column_stack([fill_gaps(m) for m in means.T]),
         gaps=_gaps(values, rows, usual, means),
-        hours=hours,
     )
 
 
@@ -141,26 +136,4 @@ def _gaps(values: np.ndarray, rows: np.ndarray, usual: int, means: np.ndarray) -
         f"{int(missing.sum())} of {missing.size} means are missing (fewer than half of their "
         f"values), at most {longest} on end. They are left out of the misfit; where "
         "one is needed as a boundary or initial value it is interpolated in time."
-    )
-
-
-def cut_runs(record: Record, first_rows: list[int], n_rows: int, step: int) -> Runs:
-    """Parts of ``n_rows`` rows that begin at the given ones, in means of ``step`` rows.
-
-    The first entry is the first row alone, from which a run starts.
-    """
-    n_steps = (n_rows - 1) // step
-
-    def means(table: np.ndarray, first: int) -> np.ndarray:
-        rows = table[first + 1 : first + 1 + n_steps * step].reshape(n_steps, step, -1)
-        known = np.isfinite(rows)
-        sums = np.where(known, rows, 0).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            return np.vstack([table[first], sums / known.sum(axis=1)])
-
-    return Runs(
-        step=step * record.hours / 24,
-        first_rows=list(first_rows),
-        measured=np.stack([means(record.measured, f) for f in first_rows], axis=1),
-        filled=np.stack([means(record.filled, f) for f in first_rows], axis=1),
     )

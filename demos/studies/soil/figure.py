@@ -1,96 +1,90 @@
-"""Figure and fields of the study."""
+"""The figure of the study: laws, errors by depth, and a held-out winter with its bands."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from firedrake import Function
 
 from demos.studies import common
+from demos.studies.common import Z90
 
-from .data import Record
+from .data import Record, Winters
 from .laws import Laws
-from .model import Soil
 
-LAW_DEPTHS = (0.10, 0.50, 1.25)  # m, with a curve each
-SERIES_DEPTHS = (0.10, 0.50, 1.25)
+DEPTHS = (0.10, 0.50, 1.25)  # m
 COLOURS = ("tab:red", "tab:green", "tab:blue")
+STYLES = {"networks": "-", "hand-made law": "--"}
+TO_MM2_PER_S = 1e6 / 86400
 
 
 def slopes(laws: Laws, temperatures: np.ndarray, depth: float) -> tuple[np.ndarray, np.ndarray]:
     """dH/dT over that at 10 deg C, and k over the heat capacity there in mm2/s."""
     T = torch.tensor(np.r_[10.0, temperatures])[:, None].requires_grad_(True)
     z = torch.full_like(T, depth).detach()
-    heat = laws.heat(T, z, torch.zeros_like(z))
+    heat = laws.sensible(T, z) + laws.latent(T, z)
     (capacity,) = torch.autograd.grad(heat.sum(), T)
-    k = laws.conductivity(T, z).detach()
     unfrozen = capacity[0]
-    to_mm2_per_s = 1e6 / 86400
-    return (capacity / unfrozen)[1:, 0].numpy(), (to_mm2_per_s * k / unfrozen)[1:, 0].numpy()
+    k = laws.conductivity(T, z).detach() / unfrozen
+    return (capacity / unfrozen)[1:, 0].numpy(), TO_MM2_PER_S * k[1:, 0].numpy()
 
 
-def draw(record: Record, half: int, rows: dict[str, dict], step: int) -> plt.Figure:
-    """The learned laws above, the second half of the record below."""
-    figure = plt.figure(figsize=(11, 11), layout="constrained")
-    grid = figure.add_gridspec(4, 2, height_ratios=[1.7, 1, 1, 1])
-    axes = [figure.add_subplot(grid[0, i]) for i in range(2)]
-    _draw_laws(axes, record, half, rows)
+def draw(winters: Winters, rows: dict[str, dict]) -> plt.Figure:
+    """Laws and errors above, the first held-out winter below."""
+    figure = plt.figure(figsize=(12, 12), layout="constrained")
+    grid = figure.add_gridspec(4, 3, height_ratios=[1.6, 1, 1, 1])
+    _draw_laws([figure.add_subplot(grid[0, i]) for i in range(2)], winters, rows)
+    _draw_depths(figure.add_subplot(grid[0, 2]), winters.record, rows)
     below = None
-    for i, depth in enumerate(SERIES_DEPTHS):
+    for i, depth in enumerate(DEPTHS):
         below = figure.add_subplot(grid[i + 1, :], sharex=below)
-        _draw_series(below, record, half, rows, step, depth)
-        below.tick_params(labelbottom=i == len(SERIES_DEPTHS) - 1)
+        _draw_series(below, winters, rows, depth)
+        below.tick_params(labelbottom=i == len(DEPTHS) - 1)
     return figure
 
 
-def _draw_laws(axes: list, record: Record, half: int, rows: dict[str, dict]) -> None:
+def _draw_laws(axes: list, winters: Winters, rows: dict[str, dict]) -> None:
     temperatures = np.linspace(-12, 12, 481)
-    networks, hand = rows["networks"]["laws"], rows["hand-made law, water"]["laws"]
-    for depth, colour in zip(LAW_DEPTHS, COLOURS, strict=True):
-        seen = record.measured[:half, _nearest(record, depth)]
+    fitted = winters.record.measured[: winters.held_out[0]]
+    for depth, colour in zip(DEPTHS, COLOURS, strict=True):
+        seen = fitted[:, _nearest(winters.record, depth)]
         visited = (temperatures >= np.nanmin(seen)) & (temperatures <= np.nanmax(seen))
-        for axis, curve, by_hand in zip(
-            axes,
-            slopes(networks, temperatures, depth),
-            slopes(hand, temperatures, depth),
-            strict=True,
-        ):
-            axis.plot(temperatures, curve, ":", color=colour, lw=1)
-            axis.plot(temperatures, np.where(visited, curve, np.nan), color=colour)
-            axis.plot(temperatures, by_hand, "--", color=colour, lw=0.8, alpha=0.7)
-    axes[0].set(yscale="log", ylabel="dH/dT over that at 10 °C, second winter")
+        for name, style in STYLES.items():
+            curves = slopes(rows[name]["laws"], temperatures, depth)
+            for axis, curve in zip(axes, curves, strict=True):
+                axis.plot(temperatures, np.where(visited, curve, np.nan), style, color=colour)
+    axes[0].set(yscale="log", ylabel="dH/dT over that at 10 °C, w = 1")
     axes[1].set(ylabel="conductivity over the heat capacity at 10 °C, mm²/s", ylim=(0, None))
-    depths = zip(LAW_DEPTHS, COLOURS, strict=True)
+    depths = zip(DEPTHS, COLOURS, strict=True)
     meanings = {f"{100 * depth:.0f} cm": {"color": colour} for depth, colour in depths}
-    meanings |= {"networks": {}, "not visited while fitting": {"linestyle": ":"}}
-    meanings |= {"hand-made law, water": {"linestyle": "--"}}
+    meanings |= {name: {"linestyle": style} for name, style in STYLES.items()}
     for axis in axes:
-        axis.set_xlabel("temperature, °C")
+        axis.set_xlabel("temperature, °C, where it was while fitting")
         common.legend(axis, meanings, ncols=3)
 
 
-def _draw_series(axis, record: Record, half: int, rows: dict, step: int, depth: float) -> None:
-    column = _nearest(record, depth)
-    days = np.array([record.day(i) for i in range(half, len(record))])
-    axis.plot(days, record.measured[half:, column], color="black", lw=1.6, label="measured")
-    for name, style in (("networks", "tab:red"), ("constant properties", "tab:gray")):
-        modelled = rows[name]["modelled"][:, column]
-        at = days[np.minimum(np.arange(len(modelled)) * step, len(days) - 1)]
-        rmse = rows[name]["judged_by_depth"][column - 1]
-        axis.plot(at, modelled, color=style, lw=1, label=f"{name}: {rmse:.2f} °C")
+def _draw_depths(axis, record: Record, rows: dict[str, dict]) -> None:
+    for name, row in rows.items():
+        label = f"{name}: {row['held_out']:.2f} °C"
+        axis.plot(row["by_depth"], 100 * record.depths[1:-1], marker=".", label=label)
+    axis.invert_yaxis()
+    axis.set(xlabel="RMSE in the held-out winters, °C", ylabel="depth, cm", xlim=(0, None))
+    axis.legend(fontsize=7)
+
+
+def _draw_series(axis, winters: Winters, rows: dict[str, dict], depth: float) -> None:
+    column = _nearest(winters.record, depth) - 1
+    days = winters.record.days(winters.rows(winters.held_out[0]))[1:]
+    axis.plot(days, rows["networks"]["measured"][:, 0, column], "k", lw=1.4, label="measured")
+    for (name, style), colour in zip(STYLES.items(), ("tab:red", "tab:blue"), strict=True):
+        row = rows[name]
+        model, std = row["model"][:, 0, column], row["std"][:, 0, column]
+        width = Z90 * np.hypot(std, row["noise"][column])
+        axis.fill_between(days, model - width, model + width, color=colour, alpha=0.2, lw=0)
+        axis.plot(days, model, style, color=colour, lw=1.2, label=name)
     axis.set_ylabel("°C")
-    axis.set_title(f"{100 * depth:.0f} cm, second half of the record", loc="left", fontsize=10)
-    axis.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=3, fontsize=8, frameon=False)
+    title = f"{100 * depth:.0f} cm, first held-out winter, 90 % bands"
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.legend(loc="upper right", ncols=3, fontsize=8, frameon=False)
 
 
 def _nearest(record: Record, depth: float) -> int:
     return int(np.argmin(np.abs(record.depths - depth)))
-
-
-def fields_of_coldest_day(soil: Soil, modelled: np.ndarray) -> list[Function]:
-    """Measured and modelled temperature when the modelled column is coldest, in depth."""
-    coldest = int(np.argmin(modelled[:, 1:-1].mean(axis=1)))
-    measured = soil.profiles[coldest].copy(deepcopy=True)
-    measured.rename("measured temperature")
-    found = Function(soil.V, name="modelled temperature")
-    found.dat.data[:] = np.interp(soil.depth, soil.depths, modelled[coldest])
-    return [measured, found]

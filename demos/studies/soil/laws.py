@@ -1,139 +1,225 @@
-"""Laws of freezing soil as torch modules: networks, and hand-made ones with few parameters.
+"""Laws of freezing soil as torch modules: a hand-made one, networks, and both together.
 
-Each has ``heat(T, z, wet)`` (the heat H, over the heat capacity of a reference soil, in K) and
-``conductivity(T, z)`` (over the same, in m2/day), for temperatures T in deg C of shape
-(points, n), depths z in m and ``wet`` of shape (points, 1).  The latent part of H is
-multiplied by the soil's water, w = exp(omega wet): omega is learned, wet is given.
+Heat is over the heat capacity of a usual soil, in K, conductivity over the same, in m2/day, for
+temperatures T in deg C of shape (points, n) and depths z in m of shape (points, 1).  The heat of
+the soil is ``sensible + w latent`` with the winter's water w, which is not the laws' to know:
+``latent`` grows with T from minus the latent heat of a usual soil to zero.
+
+All weights begin at, or add nothing to, what a textbook has for a moist soil.
 """
 
-import math
-
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+
+import femnn
 
 DTYPE = torch.float64
-USUAL = 0.043  # m2/day, a usual diffusivity of soil
+USUAL = 0.043  # m2/day: 5e-7 m2/s
+LATENT = 28.0  # K: a fifth of the volume is water that freezes, in soil of 2.4 MJ/(m3 K)
+MELTING, WIDTH = -0.2, 0.5  # deg C, of its freezing
+KNOTS = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2, 1.7, 2.25)  # m
+HIDDEN_K = 10  # in each of two layers of the networks of T and z
+HIDDEN_Z = 6  # in the layer of the networks of z
 
 
-def number(value: float) -> nn.Parameter:
-    """One trainable number."""
-    return nn.Parameter(torch.tensor(value, dtype=DTYPE))
+def zeros(n: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(n, dtype=DTYPE))
 
 
 class Laws(nn.Module):
-    """What the two kinds of laws share: the water factor."""
+    """The laws of a soil.
 
-    def __init__(self, with_water: bool, omega: float = 0.0):
+    Attributes
+    ----------
+    freezes : bool
+        Whether there is a latent part.
+    """
+
+    freezes = True
+
+    def sensible(self, T: Tensor, z: Tensor) -> Tensor:
+        """The part of the heat that has nothing to do with freezing."""
+        return T
+
+    def latent(self, T: Tensor, z: Tensor) -> Tensor:
+        """The latent heat of the usual water, from minus all of it to zero."""
+        raise NotImplementedError
+
+    def conductivity(self, T: Tensor, z: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class ByDepth(Laws):
+    """The conductivity is linear in depth between values at knots; nothing freezes.
+
+    Parameters
+    ----------
+    knots
+        Depths in m; one for a conductivity that is the same everywhere.
+    """
+
+    freezes = False
+
+    def __init__(self, knots: tuple[float, ...] = KNOTS):
         super().__init__()
-        self.omega = number(omega) if with_water else None
+        self.log_k = zeros(len(knots))
+        self.register_buffer("knots", torch.tensor(knots, dtype=DTYPE))
 
-    def water(self, wet: Tensor) -> Tensor:
-        """w, the water of the soil over that of the reference winter."""
-        return 1.0 if self.omega is None else torch.exp(self.omega * wet)
+    def latent(self, T: Tensor, z: Tensor) -> Tensor:
+        return torch.zeros_like(T)
+
+    def conductivity(self, T: Tensor, z: Tensor) -> Tensor:
+        return USUAL * torch.exp(self._between_knots(z)) + 0 * T
+
+    def _between_knots(self, z: Tensor) -> Tensor:
+        if len(self.knots) == 1:
+            return self.log_k + 0 * z
+        left = torch.bucketize(z.detach().contiguous(), self.knots) - 1
+        left = torch.clamp(left, 0, len(self.knots) - 2)
+        share = (z - self.knots[left]) / (self.knots[left + 1] - self.knots[left])
+        return self.log_k[left] * (1 - share) + self.log_k[left + 1] * share
+
+
+class HandLaws(ByDepth):
+    """The same with a Gaussian peak of latent heat and another conductivity when frozen.
+
+    The four numbers of ``freezing`` are the logarithms of latent heat and width over the usual
+    ones, how far the peak is from the usual one in widths, and the logarithm of the ratio of
+    conductivities.
+    """
+
+    freezes = True
+
+    def __init__(self):
+        super().__init__()
+        self.freezing = zeros(4)
+
+    def latent(self, T: Tensor, z: Tensor) -> Tensor:
+        log_latent, log_width, shift, _ = self._freezing(z)
+        rise = torch.erf((T - MELTING - WIDTH * shift) / (WIDTH * torch.exp(log_width))) - 1
+        return LATENT * torch.exp(log_latent) * 0.5 * rise
+
+    def conductivity(self, T: Tensor, z: Tensor) -> Tensor:
+        frozen = torch.sigmoid(-(T + 0.3) / 0.2)
+        ratio = torch.exp(self._freezing(z)[3])
+        return super().conductivity(T, z) * (1 + frozen * (ratio - 1))
+
+    def _freezing(self, z: Tensor) -> Tensor:
+        """The four numbers, each of a shape that broadcasts with (points, 1)."""
+        return self.freezing
 
 
 class NetworkLaws(Laws):
-    """H(T, z) grows with T and k(T, z) is positive, by construction; otherwise free.
+    """H(T, z) rises with T and k(T, z) is positive, for all weights; otherwise they are free.
 
-    H is a sum of ``steps`` rising tanh functions of T and a linear one, with positive
-    weights that a network of depth gives; k is a network of T, tanh(T / 0.5) and depth.
+    The latent part is a sum of ``steps`` rising tanh functions of T, whose heights a network of
+    depth gives, as it does the heat capacity of the rest; k is a network of T, tanh(T / 0.5), depth.
+
+    Parameters
+    ----------
+    seed
+        Of the hidden weights.
+    steps
+        How many.
     """
 
-    def __init__(self, with_water: bool, seed: int, omega: float = 0.0, steps: int = 12):
-        super().__init__(with_water, omega)
-        generator = torch.Generator().manual_seed(seed)
+    def __init__(self, seed: int, steps: int = 12):
+        super().__init__()
+        self.register_buffer("centres", torch.linspace(-1.5, 0.1, steps, dtype=DTYPE))
+        self.moved, self.steeper = zeros(steps), zeros(steps)
+        self.heights = network_of_depth(steps + 1, seed)
+        self.log_k = network_of_both(seed + 1)
 
-        def normal(*shape: int, scale: float) -> nn.Parameter:
-            return nn.Parameter(scale * torch.randn(*shape, generator=generator, dtype=DTYPE))
+    def sensible(self, T: Tensor, z: Tensor) -> Tensor:
+        return torch.exp(self.heights(z)[:, -1:]) * T
 
-        self.centres = nn.Parameter(torch.linspace(-1.5, 0.1, steps, dtype=DTYPE))
-        self.log_slopes = nn.Parameter(torch.full((steps,), 2.0, dtype=DTYPE))
-        self.in_weight, self.in_bias = normal(8, 1, scale=1.5), normal(8, scale=1.0)
-        self.out_weight = nn.Parameter(torch.zeros(steps + 1, 8, dtype=DTYPE))
-        heights = torch.tensor([0.5] * steps + [1.0], dtype=DTYPE)
-        self.out_bias = nn.Parameter(torch.log(torch.expm1(heights)))
-        self.k1_weight, self.k1_bias = normal(12, 3, scale=0.7), normal(12, scale=0.7)
-        self.k2_weight = normal(12, 12, scale=12**-0.5)
-        self.k2_bias = nn.Parameter(torch.zeros(12, dtype=DTYPE))
-        self.k3_weight, self.k3_bias = nn.Parameter(torch.zeros(12, 1, dtype=DTYPE)), number(-0.4)
-
-    def heat(self, T: Tensor, z: Tensor, wet: Tensor) -> Tensor:
-        layer = torch.tanh(nn.functional.linear(scaled(z), self.in_weight, self.in_bias))
-        weights = softplus(nn.functional.linear(layer, self.out_weight, self.out_bias))
-        rises = torch.tanh(torch.exp(self.log_slopes) * (T[..., None] - self.centres)) - 1
-        latent = (rises @ weights[:, :-1, None])[..., 0]
-        return weights[:, -1:] * T + self.water(wet) * latent
+    def latent(self, T: Tensor, z: Tensor) -> Tensor:
+        heights = torch.exp(self.heights(z)[:, :-1, None]) / len(self.centres)
+        slopes = torch.exp(2 + self.steeper)
+        rises = torch.tanh(slopes * (T[..., None] - self.centres - self.moved)) - 1
+        return 0.5 * LATENT * (rises @ heights)[..., 0]
 
     def conductivity(self, T: Tensor, z: Tensor) -> Tensor:
-        inputs = torch.cat([T / 10, torch.tanh(T / 0.5), scaled(z)], 1)
-        layer = torch.tanh(nn.functional.linear(inputs, self.k1_weight, self.k1_bias))
-        layer = torch.tanh(nn.functional.linear(layer, self.k2_weight, self.k2_bias))
-        return USUAL * torch.exp(layer @ self.k3_weight + self.k3_bias)
+        return USUAL * torch.exp(self.log_k(inputs_of(T, z)))
 
 
-class HandLaws(Laws):
-    """Conductivity (by depth), a Gaussian latent-heat peak, another conductivity when frozen."""
+class HybridLaws(HandLaws):
+    """The hand-made laws, whose numbers networks let vary: with depth, and k with T and depth.
 
-    knots = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2, 1.7, 2.25)
+    Parameters
+    ----------
+    seed
+        Of the hidden weights.
+    """
 
-    def __init__(self, by_depth: bool = False, freezing: bool = False, with_water: bool = False):
-        super().__init__(with_water)
-        self.log_k = nn.Parameter(torch.zeros(len(self.knots) if by_depth else 1, dtype=DTYPE))
-        self.freezing = freezing
-        if freezing:
-            self.log_latent, self.log_width = number(math.log(15)), number(math.log(0.5))
-            self.melting, self.log_frozen = number(-0.2), number(0.3)
+    def __init__(self, seed: int):
+        super().__init__()
+        self.of_depth = network_of_depth(5, seed)
+        self.of_both = network_of_both(seed + 1)
 
-    def heat(self, T: Tensor, z: Tensor, wet: Tensor) -> Tensor:
-        if not self.freezing:
-            return T + 0 * self.water(wet)
-        rise = torch.erf((T - self.melting) / torch.exp(self.log_width)) - 1
-        return T + self.water(wet) * torch.exp(self.log_latent) * 0.5 * rise
+    def sensible(self, T: Tensor, z: Tensor) -> Tensor:
+        return torch.exp(self.of_depth(z)[:, 4:]) * T
 
     def conductivity(self, T: Tensor, z: Tensor) -> Tensor:
-        k = USUAL * torch.exp(self._by_depth(z)) + 0 * T
-        if self.freezing:
-            frozen = torch.sigmoid(-(T + 0.3) / 0.2)
-            k = k * (1 + frozen * (torch.exp(self.log_frozen) - 1))
-        return k
+        return super().conductivity(T, z) * torch.exp(self.of_both(inputs_of(T, z)))
 
-    def _by_depth(self, z: Tensor) -> Tensor:
-        if len(self.log_k) == 1:
-            return self.log_k + 0 * z
-        knots = torch.tensor(self.knots, dtype=DTYPE)
-        left = torch.clamp(torch.bucketize(z.detach().contiguous(), knots) - 1, 0, len(knots) - 2)
-        part = (z - knots[left]) / (knots[left + 1] - knots[left])
-        return self.log_k[left] * (1 - part) + self.log_k[left + 1] * part
+    def _freezing(self, z: Tensor) -> Tensor:
+        varied = self.freezing + self.of_depth(z)[:, :4]
+        return varied.t()[..., None]
 
 
 class HeatStep(nn.Module):
-    """The two numbers that a step needs: H(T) - H(T_old) and k(T), from (T, T_old, z, wet)."""
+    """What a step needs: changes of sensible and latent heat, and k, from (T, T_old, z)."""
 
     def __init__(self, laws: Laws):
         super().__init__()
         self.laws = laws
 
     def forward(self, x: Tensor) -> Tensor:
-        T, z, wet = x[:, :1], x[:, 2:3], x[:, 3:]
-        heat = self.laws.heat(x[:, :2], z, wet)
-        stored = heat[:, :1] - heat[:, 1:]
-        return torch.cat([stored, self.laws.conductivity(T, z)], 1)
+        T, z = x[:, :2], x[:, 2:]
+        parts = [part(T, z) for part in (self.laws.sensible, self.laws.latent)]
+        changes = [part[:, :1] - part[:, 1:] for part in parts]
+        return torch.cat([*changes, self.laws.conductivity(T[:, :1], z)], 1)
 
 
-class Distance(nn.Module):
-    """Squared distance of a module's weights from where they began, the same at all points."""
+class Water(nn.Module):
+    """The winter's water at nodes, exp(log w) of the winter that a node's column is of.
 
-    def __init__(self, laws: nn.Module):
+    Parameters
+    ----------
+    winter
+        Of each node.
+    """
+
+    def __init__(self, winter: np.ndarray):
         super().__init__()
-        self.laws = laws
-        self.start = [p.detach().clone() for p in laws.parameters()]
+        self.register_buffer("winter", torch.from_numpy(winter))
 
-    def forward(self, x: Tensor) -> Tensor:
-        parts = zip(self.laws.parameters(), self.start, strict=True)
-        return sum(((p - q) ** 2).sum() for p, q in parts) + 0 * x[:, :1]
+    def forward(self, log_w: Tensor) -> Tensor:
+        return torch.exp(log_w)[self.winter]
 
 
-def scaled(z: Tensor) -> Tensor:
-    """Depth from -1 (5 cm) to 1 (225 cm)."""
-    return (z - 1.15) / 1.1
+def network_of_depth(n: int, seed: int) -> femnn.MLP:
+    """Functions of depth that begin at zero."""
+    return without_output(femnn.MLP(1, HIDDEN_Z, n, input_range=(0.0, 2.3), seed=seed))
+
+
+def network_of_both(seed: int) -> femnn.MLP:
+    """A function of what :func:`inputs_of` gives, which begins at zero."""
+    ranges = [(-15.0, 25.0), (-1.0, 1.0), (0.0, 2.3)]
+    return without_output(femnn.MLP(3, HIDDEN_K, HIDDEN_K, 1, input_range=ranges, seed=seed))
+
+
+def inputs_of(T: Tensor, z: Tensor) -> Tensor:
+    """Temperature, the same near freezing, and depth."""
+    return torch.cat([T, torch.tanh(T / WIDTH), z], 1)
+
+
+def without_output(net: femnn.MLP) -> femnn.MLP:
+    """The network with its last layer at zero."""
+    *_, weight, bias = net.parameters()
+    with torch.no_grad():
+        weight.zero_()
+        bias.zero_()
+    return net

@@ -1,19 +1,19 @@
 """Columns of freezing soil: d/dt H(T, z) = d/dz (k(T, z) dT/dz), with the laws as torch modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from firedrake import *
 from firedrake.adjoint import *
-from pyadjoint import AdjFloat, Block
 
 import femnn
 from demos.studies.common import recording, side_by_side
 from femnn import NeuralCoefficient, NeuralVariationalProblem, NeuralVariationalSolver
 
-from .data import Runs
-from .laws import Distance, HeatStep, Laws
+from .data import Record
+from .laws import HeatStep, Laws, Water
 
+HEAT = 2.4  # MJ/(m3 K), of the usual soil
 DEGREE = 2  # two Gauss points in each cell
 APART = 100.0  # m between columns, so that a node's coordinate tells its column
 PARAMETERS = {
@@ -27,147 +27,188 @@ PARAMETERS = {
 }
 
 
-class Soil:
+class Errors:
+    """What the errors of thermometers are taken for: normal, with a memory of some days.
+
+    Attributes
+    ----------
+    std : numpy.ndarray
+        Of each inner thermometer, in K, shape (depths,).
+    memory : float
+        The time after which they are correlated by 1 / e, in days.
+    """
+
+    def __init__(self, n_depths: int, std: float = 0.2, memory: float = 10.0):
+        self.std, self.memory = np.full(n_depths, std), memory
+
+
+class Columns:
     """Several runs side by side, each in a column of its own in one mesh.
 
     A step costs nearly the same for one column as for eight, and the columns do not touch
-    each other.  Cells end at the thermometers and halfway between them.
+    each other.  The highest and the lowest thermometer are boundary values; cells end at the
+    thermometers and halfway between them.  Steps are days, by implicit Euler.
 
     Parameters
     ----------
+    record
+        What was measured.
     laws
-        The laws, from ``laws``.
-    runs
-        What was measured; the top and bottom thermometers are boundary values.
-    depths
-        Of the thermometers, in m.
-    wet
-        For each run the number that the laws take for its water.
+        The laws.
+    starts
+        For each column the row from whose measured profile it runs.
+    n_days
+        How many steps.
+    every
+        Days from one observation to the next.
+    errors
+        Of the thermometers.
+
+    Attributes
+    ----------
+    weights : femnn.Weights
+        The laws'.
+    log_w : Constant
+        The logarithms of the columns' water over that of the usual winter.
+    data : femnn.Observations
+        What was measured between the boundaries.
+    noise : Constant
+        A factor of the errors' sizes, which the evidence finds.
     """
 
-    def __init__(self, laws: Laws, runs: Runs, depths: np.ndarray, wet: list[float]):
-        self.laws, self.runs, self.depths = laws, runs, depths
-        n_columns = len(wet)
-        mesh = columns(depths, n_columns)
+    def __init__(
+        self,
+        record: Record,
+        laws: Laws,
+        starts: Sequence[int],
+        n_days: int,
+        every: int = 1,
+        errors: Errors | None = None,
+    ):
+        self.record, self.laws, self.starts = record, laws, np.asarray(starts)
+        self.n_days, self.every = n_days, every
+        depths = record.depths
+        x = np.sort(np.concatenate([depths, (depths[1:] + depths[:-1]) / 2]))
+        mesh = side_by_side(x, len(starts), APART)
         self.V = V = FunctionSpace(mesh, "CG", 1)
         x = Function(V).interpolate(SpatialCoordinate(mesh)[0]).dat.data_ro
         self.column = np.floor(x / APART).astype(int)
         self.depth = x - APART * self.column
-        self.nodes = np.array([self._nodes_of(c) for c in range(n_columns)])
-        self.T, self.T_old = Function(V, name="temperature"), Function(V)
-        self.boundary = Function(V)
-        z, water = Function(V), Function(V)
-        z.dat.data[:], water.dat.data[:] = self.depth, np.asarray(wet)[self.column]
-        self.solver = self._solver(z, water)
-        self.penalty = NeuralCoefficient(Distance(laws), z, degree=0)
-        self.profiles = [self._profile(t) for t in range(len(runs.filled))]
+        self.T, self.last = Function(V, name="temperature"), Function(V)
+        self.ends, self.water = Function(V), Function(V).assign(1.0)
+        self.log_w = Constant(np.zeros(len(starts)), name="log_w")
+        self.of_winter = Water(self.column)
+        self.solver = self._solver()
+        self.noise = Constant(1.0, name="noise")
+        self.take(errors or Errors(len(depths) - 2))
 
-    def _solver(self, z: Function, water: Function) -> NeuralVariationalSolver:
-        T, v = self.T, TestFunction(self.V)
-        law = NeuralCoefficient(HeatStep(self.laws), T, self.T_old, z, water, degree=DEGREE)
-        stored, k = law[0], law[1]
-        F = stored / self.runs.step * v * dx + k * T.dx(0) * v.dx(0) * dx
+    def _solver(self) -> NeuralVariationalSolver:
+        T, v, z = self.T, TestFunction(self.V), Function(self.V)
+        z.dat.data[:] = self.depth
+        law = NeuralCoefficient(HeatStep(self.laws), T, self.last, z, degree=DEGREE)
         self.weights = law.weights
-        problem = NeuralVariationalProblem(F, T, DirichletBC(self.V, self.boundary, "on_boundary"))
+        self.stored = (
+            lambda v: law[0] * v * dx,
+            lambda v: self.water * law[1] * v * dx,
+        )
+        self.flux = lambda v: law[2] * T.dx(0) * v.dx(0) * dx
+        F = sum(part(v) for part in self.stored) + self.flux(v)
+        problem = NeuralVariationalProblem(F, T, DirichletBC(self.V, self.ends, "on_boundary"))
         return NeuralVariationalSolver(problem, solver_parameters=PARAMETERS)
 
-    def _nodes_of(self, column: int) -> np.ndarray:
-        """The nodes of a column that are thermometers, from the top."""
-        nodes = np.flatnonzero(self.column == column)
-        return [nodes[np.argmin(np.abs(self.depth[nodes] - d))] for d in self.depths]
+    def take(self, errors: Errors) -> None:
+        """Compare with the data as errors say."""
+        self.errors, depths, n = errors, self.record.depths, len(self.starts)
+        points = np.concatenate([c * APART + depths[1:-1] for c in range(n)])
+        names = [f"{c}: {100 * d:g} cm" for c in range(n) for d in depths[1:-1]]
+        times = np.arange(self.every, self.n_days + 1, self.every)
+        values = self.record.measured[self.starts + times[:, None], 1:-1]
+        self.data = femnn.Observations(
+            femnn.Stations(self.V.mesh(), points, names),
+            values.reshape(len(times), -1),
+            np.tile(errors.std, n),
+            times.astype(float),
+            scale=self.noise,
+            correlation=errors.memory,
+            units="deg C",
+        )
 
-    def _profile(self, time: int) -> Function:
-        """The measured temperatures of all columns, linear between thermometers."""
+    def _profile(self) -> Function:
+        """The measured profiles of the first days, linear between thermometers."""
         profile = Function(self.V)
-        for c, values in enumerate(self.runs.filled[time]):
+        for c, start in enumerate(self.starts):
             here = self.column == c
-            profile.dat.data[here] = np.interp(self.depth[here], self.depths, values)
+            filled = self.record.filled[start]
+            profile.dat.data[here] = np.interp(self.depth[here], self.record.depths, filled)
         return profile
 
-    def march(self, observe: Callable[[Function], None]) -> None:
-        """All steps, each with implicit Euler from the measured profile of the first day."""
-        self.T.assign(self.profiles[0])
-        self.T_old.assign(self.profiles[0])
-        for profile in self.profiles[1:]:
-            self.boundary.assign(profile)
+    def march(self, *observers) -> None:
+        """All steps from the measured profiles of the first days; observers take (T, day)."""
+        ends = self.record.filled[:, [0, -1]]
+        lower = (self.depth > self.record.depths.mean()).astype(int)
+        self.water.assign(femnn.apply(self.of_winter, self.log_w, into=self.V))
+        self.T.assign(self._profile())
+        self.last.assign(self.T)
+        for day in range(1, self.n_days + 1):
+            self.ends.dat.data[:] = ends[self.starts[self.column] + day, lower]
             self.solver.solve()
-            observe(self.T)
-            self.T_old.assign(self.T)
+            for observe in observers:
+                observe(self.T, float(day))
+            self.last.assign(self.T)
 
-    def simulate(self) -> np.ndarray:
-        """Temperatures as ``runs.measured`` has them; nothing is recorded."""
-        found = [self.runs.filled[0]]
+    def simulate(self, *observers) -> np.ndarray:
+        """Temperatures where and when something was measured, gaps too; not recorded.
+
+        Shape (days, columns, depths between).
+        """
+        at, found = self.data.at, []
         with stop_annotating():
-            self.march(lambda T: found.append(T.dat.data_ro[self.nodes]))
-        return np.stack(found)
+            self.march(self._thinned(lambda T, day: found.append(np.asarray(at(T)))), *observers)
+        return np.reshape(found, self.shape)
 
-    def errors(self) -> np.ndarray:
-        """Modelled minus measured at the inner thermometers after the first day."""
-        return (self.simulate() - self.runs.measured)[1:, :, 1:-1]
+    def _thinned(self, observe: Callable) -> Callable:
+        """An observer of those days only of which there are data."""
+        return lambda T, day: observe(T, day) if day % self.every == 0 else None
 
-    def record(self, penalty: float) -> ReducedFunctional:
-        """Mean over the runs of the mean square error, and the penalty, of the weights."""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the data: times, columns, depths between."""
+        return len(self.data.times), len(self.starts), len(self.record.depths) - 2
+
+    @property
+    def measured(self) -> np.ndarray:
+        """The data, of that shape."""
+        return self.data.values.reshape(self.shape)
+
+    def record_density(self, *priors: femnn.GaussianPrior) -> ReducedFunctional:
+        """Minus the logarithm of the posterior density of what the priors are of."""
         with recording():
-            misfit = ThermometerMisfit(self.nodes[:, 1:-1], self.runs.measured[1:, :, 1:-1])
-            self.march(misfit.observe)
-            J = misfit.finish()
-            if penalty:
-                length = assemble(Constant(1.0) * dx(self.V.mesh()))
-                J += femnn.assemble((penalty / length) * self.penalty * dx)
-            Jhat = ReducedFunctional(J, Control(self.weights))
+            observe = self.data.start()
+            self.march(self._thinned(observe))
+            J = observe.misfit()
+            for prior in priors:
+                J += prior.energy()
+            Jhat = ReducedFunctional(J, [Control(prior.control) for prior in priors])
         Jhat.optimize_tape()
         return Jhat
 
+    def heat_budget(self) -> dict[str, float]:
+        """Heat between the outermost nodes over all steps, MJ/m2, means of the columns.
 
-def columns(depths: np.ndarray, n_columns: int) -> MeshGeometry:
-    """A mesh of separate intervals, column c from APART c + depths[0] down."""
-    x = np.sort(np.concatenate([depths, (depths[1:] + depths[:-1]) / 2]))
-    return side_by_side(x, n_columns, APART)
+        What is stored is what flows in through the ends; what is left of the difference, of one
+        step at most, is the solver's.
+        """
+        inside, n = Function(self.V).assign(1.0), len(self.starts)
+        DirichletBC(self.V, 0, "on_boundary").apply(inside)
+        forms = (*(part(inside) for part in self.stored), -self.flux(inside))
+        found = []
 
+        def observe(T: Function, day: float) -> None:
+            found.append([femnn.assemble(form) for form in forms])
 
-class ThermometerMisfit(Block):
-    """Mean square of modelled minus measured temperature at nodes, over steps and runs.
-
-    One block on the tape for all steps: ``assemble`` would do the same with a block for each
-    of some hundred steps, at a third of the run's time.
-    """
-
-    def __init__(self, nodes: np.ndarray, measured: np.ndarray):
-        super().__init__()
-        known = np.isfinite(measured)
-        self.nodes = nodes
-        self.measured = np.nan_to_num(measured)
-        self.weights = known / (known.sum(axis=(0, 2), keepdims=True) * nodes.shape[0])
-        self.now: list[np.ndarray] = []
-
-    def observe(self, T: Function) -> None:
-        """Take the next step's temperature."""
-        self.add_dependency(T)
-        self.now.append(T.dat.data_ro[self.nodes])
-
-    def finish(self) -> AdjFloat:
-        """The misfit, on the tape."""
-        J = AdjFloat(self._value(self.now))
-        get_working_tape().add_block(self)
-        self.add_output(J.create_block_variable())
-        return J
-
-    def _value(self, found: list[np.ndarray]) -> float:
-        return float((self.weights * (np.stack(found) - self.measured) ** 2).sum())
-
-    def recompute_component(self, inputs, block_variable, idx, prepared):
-        return AdjFloat(self._value([T.dat.data_ro[self.nodes] for T in inputs]))
-
-    def evaluate_adj_component(self, inputs, adj_inputs, block_variable, idx, prepared=None):
-        difference = inputs[idx].dat.data_ro[self.nodes] - self.measured[idx]
-        gradient = FastCofunction(inputs[idx].function_space().dual())
-        gradient.dat.data[self.nodes] = 2 * adj_inputs[0] * self.weights[idx] * difference
-        return gradient
-
-
-class FastCofunction(Cofunction):
-    """A Cofunction to which others are added fast: pyop2 makes a kernel for each new one."""
-
-    def __iadd__(self, other: Cofunction) -> Cofunction:
-        self.dat.data[:] += other.dat.data_ro
-        return self
+        self.simulate(observe)
+        heat = np.array(found) * HEAT / n
+        left = np.abs(heat[:, 0] + heat[:, 1] - heat[:, 2]).max()
+        sums = np.abs(heat).sum(axis=0)
+        names = ("sensible, in and out", "latent, in and out", "through the ends, net")
+        return dict(zip(names, map(float, sums), strict=True)) | {"left in a step": float(left)}

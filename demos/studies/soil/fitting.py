@@ -1,0 +1,160 @@
+"""How all laws are fitted: by Gauss and Newton's method, with everything else by the data, too."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+import femnn
+from demos.studies.common import Stopwatch
+
+from .data import Winters
+from .laws import Laws
+from .model import Columns, Errors
+
+MEMORIES = 0.5, 300.0  # days, between which the errors' memory is sought
+
+
+@dataclass
+class Protocol:
+    """The same for all laws.
+
+    Attributes
+    ----------
+    winters
+        How the record is cut.
+    spread
+        Standard deviation of the logarithm of a winter's water.
+    every
+        Days from one datum to the next.
+    passes
+        How often the errors' sizes and memory are found anew, with a fit before each.
+    rounds, iterations
+        Of fit and evidence in a pass; of Gauss-Newton in each.
+    """
+
+    winters: Winters
+    spread: float
+    every: int
+    passes: int
+    rounds: int
+    iterations: int
+
+    def fit(self, name: str, laws: Laws, with_water: bool, spread_known: bool = True) -> dict:
+        """Fit laws to the fitted winters.
+
+        The precisions of the weights are those of the largest evidence, the errors those that the
+        residuals of the pass before are most probable with.
+
+        Parameters
+        ----------
+        name
+            Of the laws, for the terminal.
+        laws
+            The laws, where they begin.
+        with_water
+            Whether each winter has its own water.
+        spread_known
+            Whether the spread of the water is the stated one, not that of the largest evidence.
+        """
+        watch, winters = Stopwatch(), self.winters
+        columns = Columns(winters.record, laws, winters.fitted, winters.n_days, self.every)
+        priors = [femnn.GaussianPrior(columns.weights, mean=columns.weights.vector.copy())]
+        if with_water:
+            precision = self.spread**-2
+            priors.append(femnn.GaussianPrior(columns.log_w, precision, fixed=spread_known))
+        results = [self._with_evidence(columns, priors)]
+        for _ in range(1, self.passes):
+            columns.take(errors_of(columns, columns.simulate()))
+            results.append(self._with_evidence(columns, priors))
+        row = self._row(columns, priors, results) | {"seconds": watch.seconds()}
+        print(f"{name}: {told(row)}", flush=True)
+        return row
+
+    def _with_evidence(self, columns: Columns, priors: list) -> femnn.EvidenceResult:
+        columns.noise.assign(1.0)
+        return femnn.fit_with_evidence(
+            columns.record_density(*priors),
+            rounds=self.rounds,
+            maxiter=self.iterations,
+            progress=False,
+        )
+
+    def _row(self, columns: Columns, priors: list, results: list) -> dict:
+        posterior, solves = results[-1].posterior, [r.solves for r in results]
+        log_w = columns.log_w.values()
+        std = posterior.of(columns.log_w).std if len(priors) > 1 else 0 * log_w
+        spread = priors[1].precision[0] ** -0.5 if len(priors) > 1 else 0.0
+        return {
+            "laws": columns.laws,
+            "columns": columns,
+            "posterior": posterior,
+            "weights": len(columns.weights),
+            "with_water": len(priors) > 1,
+            "effective": posterior.effective_parameters,
+            "log_evidence": posterior.log_evidence,
+            "history": [r.history for r in results],
+            "converged": results[-1].converged,
+            "precision": dict(zip(priors[0].names, priors[0].precision.tolist(), strict=True)),
+            "noise": (float(columns.noise) * columns.errors.std).tolist(),
+            "memory": columns.errors.memory,
+            "log_w": log_w.tolist(),
+            "log_w_std": std.tolist(),
+            "spread": float(spread),
+            "runs": sum(s.forward + s.adjoint for s in solves),
+            "steps": columns.n_days * sum(s.forward + s.adjoint + s.tangent for s in solves),
+            "systems": sum(s.linear for s in solves),
+        }
+
+
+def told(row: dict) -> str:
+    """What a fit has found, in a line."""
+    noise, w = np.array(row["noise"]), np.exp(row["log_w"])
+    return (
+        f"log evidence {row['log_evidence']:.1f}{'' if row['converged'] else ' (not converged)'}, "
+        f"{row['effective']:.1f} effective parameters of {row['weights']}, errors "
+        f"{noise.min():.2f} to {noise.max():.2f} K for {row['memory']:.0f} days, "
+        f"water {w[0]:.2f} and {w[1]:.2f}, {row['seconds']:.0f} s"
+    )
+
+
+def errors_of(columns: Columns, model: np.ndarray) -> Errors:
+    """The sizes and the memory of the errors with which residuals are most probable."""
+    residuals = model - columns.measured
+    n = np.isfinite(residuals).sum(axis=(0, 1))
+
+    def unlikely(log_memory: float) -> float:
+        squares, logarithms = whitened(residuals, columns.every, np.exp(log_memory))
+        return float((0.5 * n * np.log(squares / n) + logarithms).sum())
+
+    found = minimize_scalar(unlikely, bounds=np.log(MEMORIES), method="bounded")
+    errors = Errors(len(n), memory=float(np.exp(found.x)))
+    errors.std = np.sqrt(whitened(residuals, columns.every, errors.memory)[0] / n)
+    return errors
+
+
+def whitened(residuals: np.ndarray, every: int, memory: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over times and columns for each depth, of what is new in each residual.
+
+    Parameters
+    ----------
+    residuals
+        Shape (times, columns, depths), NaN in gaps.
+    every, memory
+        Days from one to the next, and after which they are correlated by 1 / e.
+
+    Returns
+    -------
+    squares, logarithms : numpy.ndarray
+        Of what the residual before does not say, over its expected size; of that size.
+    """
+    squares, logarithms = np.zeros((2, residuals.shape[-1]))
+    before, since = np.full((2, *residuals.shape[1:]), np.nan)
+    for r in residuals:
+        kept = np.where(np.isnan(before), 0.0, np.exp(-np.nan_to_num(since) / memory))
+        new, lost = r - kept * np.nan_to_num(before), 1 - kept**2
+        known = np.isfinite(r)
+        squares += np.where(known, new**2 / lost, 0.0).sum(axis=0)
+        logarithms += np.where(known, 0.5 * np.log(lost), 0.0).sum(axis=0)
+        before, since = np.where(known, r, before), np.where(known, every, since + every)
+    return squares, logarithms
