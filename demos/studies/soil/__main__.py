@@ -53,6 +53,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, help="the CSV file of hourly soil temperatures at Fargo")
     add("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2], help="of networks to choose of")
     add("--spread", type=float, default=0.3, help="standard deviation of log w")
+    add("--parts", type=at_least(1), default=4, help="of each fitted winter, side by side")
+    add("--forgotten", type=at_least(0), default=28, help="days that parts run before they count")
     add("--every", type=at_least(1), default=5, help="days between the data that are fitted")
     add("--passes", type=at_least(1), default=3, help="of fits, with the errors found between")
     add("--rounds", type=at_least(1), default=4, help="of fit and evidence in a pass")
@@ -69,8 +71,8 @@ def main(argv: list[str] | None = None) -> dict:
     winters = Winters(read_record(args.data))
     record = winters.record
     print(f"{len(record)} days from {record.first_day}. {record.gaps}", flush=True)
-    sizes = args.spread, args.every, args.passes, args.rounds, args.iterations
-    protocol = Protocol(winters, *sizes)
+    cut = args.parts, args.forgotten, args.every
+    protocol = Protocol(winters, args.spread, *cut, args.passes, args.rounds, args.iterations)
     rows = fit_all(protocol, args.seeds)
     free = protocol.fit("spread of w by the evidence", HandLaws(), True, spread_known=False)
     judge = Judge(winters, args.draws, args.waters)

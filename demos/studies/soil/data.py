@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,30 +50,49 @@ class Record:
 
 
 @dataclass
+class Part:
+    """A run from a row's measured profile on, and the rows that count in it."""
+
+    start: int
+    first: int
+    last: int
+    winter: int  # of those that are run together
+
+
+@dataclass
 class Winters:
-    """How a record is cut: runs of a year, two of the first half and two of the second."""
+    """How a record is cut: years from autumn on, two in the first half and two in the second."""
 
     record: Record
 
     @property
     def n_days(self) -> int:
-        """Steps of a run."""
+        """Of a year."""
         return len(self.record) // 2 // 2
 
     @property
-    def fitted(self) -> list[int]:
-        """The rows from which the runs of the fitted winters start."""
-        return [0, self.n_days]
+    def fitted(self) -> list[Part]:
+        """The first two years."""
+        return self._years(0)
 
     @property
-    def held_out(self) -> list[int]:
-        """The same of those held out."""
-        half = len(self.record) // 2
-        return [half, half + self.n_days]
+    def held_out(self) -> list[Part]:
+        """The last two years."""
+        return self._years(len(self.record) // 2)
 
-    def rows(self, start: int) -> np.ndarray:
-        """The rows of a run."""
-        return start + np.arange(self.n_days + 1)
+    def cut(self, n: int, forgotten: int) -> list[Part]:
+        """Each of the first two years in n parts, which run some days before they count."""
+        parts = []
+        for year in self.fitted:
+            cuts = np.linspace(year.start, year.last, n + 1).astype(int).tolist()
+            for i, (first, last) in enumerate(pairwise(cuts)):
+                start = first - forgotten if i else first
+                parts.append(Part(start, first + 1, last, year.winter))
+        return parts
+
+    def _years(self, row: int) -> list[Part]:
+        starts = [row, row + self.n_days]
+        return [Part(s, s + 1, s + self.n_days, i) for i, s in enumerate(starts)]
 
 
 def read_record(path: Path | str | None) -> Record:

@@ -25,6 +25,8 @@ class Protocol:
         How the record is cut.
     spread
         Standard deviation of the logarithm of a winter's water.
+    parts, forgotten
+        Of each winter, which run side by side; days that they run before they count.
     every
         Days from one datum to the next.
     passes
@@ -35,6 +37,8 @@ class Protocol:
 
     winters: Winters
     spread: float
+    parts: int
+    forgotten: int
     every: int
     passes: int
     rounds: int
@@ -58,7 +62,8 @@ class Protocol:
             Whether the spread of the water is the stated one, not that of the largest evidence.
         """
         watch, winters = Stopwatch(), self.winters
-        columns = Columns(winters.record, laws, winters.fitted, winters.n_days, self.every)
+        parts = winters.cut(self.parts, self.forgotten)
+        columns = Columns(winters.record, laws, parts, self.every)
         priors = [femnn.GaussianPrior(columns.weights, mean=columns.weights.vector.copy())]
         if with_water:
             precision = self.spread**-2

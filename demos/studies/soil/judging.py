@@ -1,13 +1,13 @@
 """How laws are judged: in the fitted winters, and in those held out, whose water is not known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtri
 
 import femnn
 
-from .data import Winters
+from .data import Part, Winters
 from .model import Columns
 
 
@@ -32,7 +32,8 @@ class Judge:
 
     def judge(self, row: dict) -> None:
         """Add errors in the fitted and the held-out winters to a row, and how sure those are."""
-        fitted, held_out = (self._columns(row, s) for s in self._starts)
+        winters = self.winters
+        fitted, held_out = (self._columns(row, p) for p in (winters.fitted, winters.held_out))
         fitted.log_w.assign(np.array(row["log_w"]))
         row["fitted"] = rms(fitted.simulate() - fitted.measured)
         best, samples = self.samples(row)
@@ -65,16 +66,18 @@ class Judge:
         samples : numpy.ndarray
             With drawn laws and each water, shape (draws * waters, days, winters, depths).
         """
-        log_w, starts = self.log_w(row), self.winters.held_out
-        columns = self._columns(row, starts * len(log_w))
-        columns.log_w.assign(np.repeat(log_w, len(starts)))
+        log_w, years = self.log_w(row), self.winters.held_out
+        columns = self._columns(
+            row, [replace(year, winter=i) for i in range(len(log_w)) for year in years]
+        )
+        columns.log_w.assign(log_w)
         n, mean = row["weights"], row["posterior"].mean
         found = []
         for weights in [mean, *row["posterior"].sample(self.draws, seed=1)]:
             columns.weights.assign(weights[:n])
             model = columns.simulate()
-            parts = model.reshape(len(model), len(log_w), len(starts), -1)
-            found.append(np.moveaxis(parts, 1, 0))
+            by_water = model.reshape(len(model), len(log_w), len(years), -1)
+            found.append(np.moveaxis(by_water, 1, 0))
         columns.weights.assign(mean[:n])
         return found[0], np.concatenate(found[1:])
 
@@ -84,12 +87,8 @@ class Judge:
             return np.zeros(1)
         return row["spread"] * ndtri((np.arange(self.waters) + 0.5) / self.waters)
 
-    @property
-    def _starts(self) -> tuple[list[int], list[int]]:
-        return self.winters.fitted, self.winters.held_out
-
-    def _columns(self, row: dict, starts: list[int]) -> Columns:
-        return Columns(self.winters.record, row["laws"], starts, self.winters.n_days)
+    def _columns(self, row: dict, parts: list[Part]) -> Columns:
+        return Columns(self.winters.record, row["laws"], parts)
 
     def _seasons(self, columns: Columns) -> dict[str, np.ndarray]:
         """Which days of which winters are of a season, shape (days, winters, 1)."""

@@ -75,7 +75,7 @@ class ByDepth(Laws):
     def _between_knots(self, z: Tensor) -> Tensor:
         if len(self.knots) == 1:
             return self.log_k + 0 * z
-        left = torch.bucketize(z.detach().contiguous(), self.knots) - 1
+        left = torch.bucketize(z.detach().clone(), self.knots) - 1
         left = torch.clamp(left, 0, len(self.knots) - 2)
         share = (z - self.knots[left]) / (self.knots[left + 1] - self.knots[left])
         return self.log_k[left] * (1 - share) + self.log_k[left + 1] * share

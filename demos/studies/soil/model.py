@@ -10,7 +10,7 @@ import femnn
 from demos.studies.common import recording, side_by_side
 from femnn import NeuralCoefficient, NeuralVariationalProblem, NeuralVariationalSolver
 
-from .data import Record
+from .data import Part, Record
 from .laws import HeatStep, Laws, Water
 
 HEAT = 2.4  # MJ/(m3 K), of the usual soil
@@ -55,10 +55,8 @@ class Columns:
         What was measured.
     laws
         The laws.
-    starts
-        For each column the row from whose measured profile it runs.
-    n_days
-        How many steps.
+    parts
+        What of the record each column is of.
     every
         Days from one observation to the next.
     errors
@@ -69,7 +67,7 @@ class Columns:
     weights : femnn.Weights
         The laws'.
     log_w : Constant
-        The logarithms of the columns' water over that of the usual winter.
+        The logarithms of the winters' water over that of the usual one.
     data : femnn.Observations
         What was measured between the boundaries.
     noise : Constant
@@ -80,24 +78,25 @@ class Columns:
         self,
         record: Record,
         laws: Laws,
-        starts: Sequence[int],
-        n_days: int,
+        parts: Sequence[Part],
         every: int = 1,
         errors: Errors | None = None,
     ):
-        self.record, self.laws, self.starts = record, laws, np.asarray(starts)
-        self.n_days, self.every = n_days, every
+        self.record, self.laws, self.parts, self.every = record, laws, list(parts), every
+        self.starts = np.array([part.start for part in parts])
+        self.n_days = max(part.last - part.start for part in parts)
         depths = record.depths
         x = np.sort(np.concatenate([depths, (depths[1:] + depths[:-1]) / 2]))
-        mesh = side_by_side(x, len(starts), APART)
+        mesh = side_by_side(x, len(parts), APART)
         self.V = V = FunctionSpace(mesh, "CG", 1)
         x = Function(V).interpolate(SpatialCoordinate(mesh)[0]).dat.data_ro
         self.column = np.floor(x / APART).astype(int)
         self.depth = x - APART * self.column
         self.T, self.last = Function(V, name="temperature"), Function(V)
         self.ends, self.water = Function(V), Function(V).assign(1.0)
-        self.log_w = Constant(np.zeros(len(starts)), name="log_w")
-        self.of_winter = Water(self.column)
+        winters = np.array([part.winter for part in parts])
+        self.log_w = Constant(np.zeros(winters.max() + 1), name="log_w")
+        self.of_winter = Water(winters[self.column])
         self.solver = self._solver()
         self.noise = Constant(1.0, name="noise")
         self.take(errors or Errors(len(depths) - 2))
@@ -122,7 +121,10 @@ class Columns:
         points = np.concatenate([c * APART + depths[1:-1] for c in range(n)])
         names = [f"{c}: {100 * d:g} cm" for c in range(n) for d in depths[1:-1]]
         times = np.arange(self.every, self.n_days + 1, self.every)
-        values = self.record.measured[self.starts + times[:, None], 1:-1]
+        rows = self.starts + times[:, None]
+        counts = [[p.first <= r <= p.last for p, r in zip(self.parts, row, strict=True)] for row in rows]
+        within = np.minimum(rows, len(self.record) - 1)
+        values = np.where(np.array(counts)[..., None], self.record.measured[within, 1:-1], np.nan)
         self.data = femnn.Observations(
             femnn.Stations(self.V.mesh(), points, names),
             values.reshape(len(times), -1),
@@ -150,7 +152,8 @@ class Columns:
         self.T.assign(self._profile())
         self.last.assign(self.T)
         for day in range(1, self.n_days + 1):
-            self.ends.dat.data[:] = ends[self.starts[self.column] + day, lower]
+            rows = np.minimum(self.starts + day, len(ends) - 1)
+            self.ends.dat.data[:] = ends[rows[self.column], lower]
             self.solver.solve()
             for observe in observers:
                 observe(self.T, float(day))
