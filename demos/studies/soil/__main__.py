@@ -16,6 +16,7 @@ parts of the record, and the hand-made law's and the networks' forms.
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -31,8 +32,19 @@ from .laws import ByDepth, HandLaws, HybridLaws, Laws, NetworkLaws
 
 HAND = "hand-made law"
 NETWORKS = "networks"
-HYBRID = "hand-made law, varied by networks"
 ONE_WATER = ", one water"
+Kinds = dict[str, tuple[Callable[..., Laws], bool]]  # with the winters' own water or without
+HAND_MADE: Kinds = {
+    "constant properties": (partial(ByDepth, (1.0,)), False),
+    "k by depth": (ByDepth, False),
+    HAND + ONE_WATER: (HandLaws, False),
+    HAND: (HandLaws, True),
+}
+LEARNED: Kinds = {
+    NETWORKS + ONE_WATER: (NetworkLaws, False),
+    NETWORKS: (NetworkLaws, True),
+    "hand-made law, varied by networks": (HybridLaws, True),
+}
 COLUMNS = {
     "weights": ("weights", "d"),
     "effective": ("effective", ".1f"),
@@ -44,6 +56,7 @@ COLUMNS = {
     "systems": ("systems", "d"),
     "seconds": ("seconds", ".0f"),
 }
+TRIED = ("log_evidence", "effective", "converged", "log_w", "systems", "seconds")
 LARGE = ("laws", "columns", "posterior", "model", "std", "measured")
 
 
@@ -51,14 +64,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = command_line("soil", __doc__)
     add = parser.add_argument
     add("--data", type=Path, help="the CSV file of hourly soil temperatures at Fargo")
-    add("--seeds", type=at_least(0), nargs="+", default=[0, 1, 2], help="of networks to choose of")
+    add("--seeds", type=at_least(0), nargs="+", default=[0, 1], help="of networks to choose of")
     add("--spread", type=float, default=0.3, help="standard deviation of log w")
-    add("--parts", type=at_least(1), default=4, help="of each fitted winter, side by side")
-    add("--forgotten", type=at_least(0), default=28, help="days that parts run before they count")
+    add("--parts", type=at_least(1), default=6, help="of each fitted winter, side by side")
+    add("--forgotten", type=at_least(0), default=21, help="days that parts run before they count")
     add("--every", type=at_least(1), default=5, help="days between the data that are fitted")
     add("--passes", type=at_least(1), default=3, help="of fits, with the errors found between")
-    add("--rounds", type=at_least(1), default=4, help="of fit and evidence in a pass")
-    add("--iterations", type=at_least(1), default=4, help="Gauss-Newton iterations in a round")
+    add("--rounds", type=at_least(1), default=6, help="of fit and evidence in the last pass")
+    add("--iterations", type=at_least(1), default=3, help="Gauss-Newton iterations in a round")
     add("--draws", type=at_least(2), default=8, help="of laws from the posterior, for bands")
     add("--waters", type=at_least(1), default=9, help="of a winter's water, with each")
     return parser.parse_args(argv)
@@ -95,30 +108,17 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def fit_all(protocol: Protocol, seeds: list[int]) -> dict[str, dict]:
-    """All laws; of the networks those whose seed has the largest evidence."""
-    rows = {
-        "constant properties": protocol.fit("constant", ByDepth((1.0,)), False),
-        "k by depth": protocol.fit("k by depth", ByDepth(), False),
-    }
-    ways = {"": True, ONE_WATER: False}
-    for ending, with_water in ways.items():
-        rows[HAND + ending] = protocol.fit(HAND + ending, HandLaws(), with_water)
-    kinds = {NETWORKS: NetworkLaws, HYBRID: HybridLaws}
-    for name, kind in kinds.items():
-        rows[name] = chosen(protocol, name, kind, seeds)
-    seed = rows[NETWORKS]["seed"]
-    rows[NETWORKS + ONE_WATER] = protocol.fit(NETWORKS + ONE_WATER, NetworkLaws(seed), False)
+    """All laws; of the networks the fits from the seed with the largest evidence."""
+    rows = {}
+    for name, (kind, with_water) in HAND_MADE.items():
+        rows[name] = protocol.fit(name, kind(), with_water)
+    for name, (kind, with_water) in LEARNED.items():
+        fits = []
+        for seed in seeds:
+            fits.append(protocol.fit(f"{name}, seed {seed}", kind(seed), with_water))
+        tried = [{key: fit[key] for key in TRIED} for fit in fits]
+        rows[name] = max(fits, key=lambda fit: fit["log_evidence"]) | {"tried": tried}
     return rows
-
-
-def chosen(protocol: Protocol, name: str, kind: type[Laws], seeds: list[int]) -> dict:
-    """The fit from the seed with the largest evidence, and that of the others."""
-    fits = [
-        protocol.fit(f"{name}, seed {seed}", kind(seed), True) | {"seed": seed} for seed in seeds
-    ]
-    best = max(fits, key=lambda fit: fit["log_evidence"])
-    keys = ("seed", "log_evidence", "effective", "seconds", "systems")
-    return best | {"tried": [{k: fit[k] for k in keys} for fit in fits]}
 
 
 def slim(row: dict) -> dict:

@@ -12,6 +12,7 @@ from .data import Winters
 from .laws import Laws
 from .model import Columns, Errors
 
+BEFORE = 2  # rounds in a pass that is not the last
 MEMORIES = 0.5, 300.0  # days, between which the errors' memory is sought
 
 
@@ -31,8 +32,10 @@ class Protocol:
         Days from one datum to the next.
     passes
         How often the errors' sizes and memory are found anew, with a fit before each.
-    rounds, iterations
-        Of fit and evidence in a pass; of Gauss-Newton in each.
+    rounds
+        Of fit and evidence in the last pass, at most; others have no more than two.
+    iterations
+        Of Gauss-Newton in a round.
     """
 
     winters: Winters
@@ -68,19 +71,23 @@ class Protocol:
         if with_water:
             precision = self.spread**-2
             priors.append(femnn.GaussianPrior(columns.log_w, precision, fixed=spread_known))
-        results = [self._with_evidence(columns, priors)]
-        for _ in range(1, self.passes):
-            columns.take(errors_of(columns, columns.simulate()))
-            results.append(self._with_evidence(columns, priors))
+        results = []
+        for i in range(self.passes):
+            if i:
+                residuals = columns.simulate() - columns.measured
+                columns.take(errors_of(residuals, self.every))
+            last = i == self.passes - 1
+            rounds = self.rounds if last else min(self.rounds, BEFORE)
+            results.append(self._with_evidence(columns, priors, rounds))
         row = self._row(columns, priors, results) | {"seconds": watch.seconds()}
         print(f"{name}: {told(row)}", flush=True)
         return row
 
-    def _with_evidence(self, columns: Columns, priors: list) -> femnn.EvidenceResult:
+    def _with_evidence(self, columns: Columns, priors: list, rounds: int) -> femnn.EvidenceResult:
         columns.noise.assign(1.0)
         return femnn.fit_with_evidence(
             columns.record_density(*priors),
-            rounds=self.rounds,
+            rounds=rounds,
             maxiter=self.iterations,
             progress=False,
         )
@@ -102,7 +109,7 @@ class Protocol:
             "converged": results[-1].converged,
             "precision": dict(zip(priors[0].names, priors[0].precision.tolist(), strict=True)),
             "noise": (float(columns.noise) * columns.errors.std).tolist(),
-            "memory": columns.errors.memory,
+            "memory": columns.errors.memory.tolist(),
             "log_w": log_w.tolist(),
             "log_w_std": std.tolist(),
             "spread": float(spread),
@@ -114,52 +121,62 @@ class Protocol:
 
 def told(row: dict) -> str:
     """What a fit has found, in a line."""
-    noise, w = np.array(row["noise"]), np.exp(row["log_w"])
+    noise, memory, w = np.array(row["noise"]), np.array(row["memory"]), np.exp(row["log_w"])
     return (
         f"log evidence {row['log_evidence']:.1f}{'' if row['converged'] else ' (not converged)'}, "
         f"{row['effective']:.1f} effective parameters of {row['weights']}, errors "
-        f"{noise.min():.2f} to {noise.max():.2f} K for {row['memory']:.0f} days, "
+        f"{noise.min():.2f} to {noise.max():.2f} K for {memory.min():.0f} to {memory.max():.0f} days, "
         f"water {w[0]:.2f} and {w[1]:.2f}, {row['seconds']:.0f} s"
     )
 
 
-def errors_of(columns: Columns, model: np.ndarray) -> Errors:
-    """The sizes and the memory of the errors with which residuals are most probable."""
-    residuals = model - columns.measured
-    n = np.isfinite(residuals).sum(axis=(0, 1))
-
-    def unlikely(log_memory: float) -> float:
-        squares, logarithms = whitened(residuals, columns.every, np.exp(log_memory))
-        return float((0.5 * n * np.log(squares / n) + logarithms).sum())
-
-    found = minimize_scalar(unlikely, bounds=np.log(MEMORIES), method="bounded")
-    errors = Errors(len(n), memory=float(np.exp(found.x)))
-    errors.std = np.sqrt(whitened(residuals, columns.every, errors.memory)[0] / n)
-    return errors
-
-
-def whitened(residuals: np.ndarray, every: int, memory: float) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over times and columns for each depth, of what is new in each residual.
+def errors_of(residuals: np.ndarray, every: int) -> Errors:
+    """The size and the memory of each thermometer's errors with which residuals are most probable.
 
     Parameters
     ----------
     residuals
         Shape (times, columns, depths), NaN in gaps.
+    every
+        Days from one to the next.
+    """
+    errors = Errors(residuals.shape[-1])
+    for depth, own in enumerate(np.moveaxis(residuals, -1, 0)):
+        n = np.isfinite(own).sum()
+
+        def unlikely(log_memory: float, own: np.ndarray = own, n: int = n) -> float:
+            squares, logarithms = whitened(own, every, np.exp(log_memory))
+            return 0.5 * n * np.log(squares / n) + logarithms
+
+        found = minimize_scalar(unlikely, bounds=np.log(MEMORIES), method="bounded")
+        errors.memory[depth] = np.exp(found.x)
+        squares, _ = whitened(own, every, errors.memory[depth])
+        errors.std[depth] = np.sqrt(squares / n)
+    return errors
+
+
+def whitened(residuals: np.ndarray, every: int, memory: float) -> tuple[float, float]:
+    """Sums over what is new in each residual, which the one before does not say.
+
+    Parameters
+    ----------
+    residuals
+        Shape (times, columns), NaN in gaps.
     every, memory
         Days from one to the next, and after which they are correlated by 1 / e.
 
     Returns
     -------
-    squares, logarithms : numpy.ndarray
-        Of what the residual before does not say, over its expected size; of that size.
+    squares, logarithms : float
+        Of what is new over the part of the size that it should have; of that part.
     """
-    squares, logarithms = np.zeros((2, residuals.shape[-1]))
-    before, since = np.full((2, *residuals.shape[1:]), np.nan)
+    squares = logarithms = 0.0
+    before, since = np.full((2, residuals.shape[1]), np.nan)
     for r in residuals:
         kept = np.where(np.isnan(before), 0.0, np.exp(-np.nan_to_num(since) / memory))
         new, lost = r - kept * np.nan_to_num(before), 1 - kept**2
         known = np.isfinite(r)
-        squares += np.where(known, new**2 / lost, 0.0).sum(axis=0)
-        logarithms += np.where(known, 0.5 * np.log(lost), 0.0).sum(axis=0)
+        squares += (new[known] ** 2 / lost[known]).sum()
+        logarithms += 0.5 * np.log(lost[known]).sum()
         before, since = np.where(known, r, before), np.where(known, every, since + every)
     return squares, logarithms

@@ -34,12 +34,12 @@ class Errors:
     ----------
     std : numpy.ndarray
         Of each inner thermometer, in K, shape (depths,).
-    memory : float
-        The time after which they are correlated by 1 / e, in days.
+    memory : numpy.ndarray
+        The time after which each one's are correlated by 1 / e, in days.
     """
 
     def __init__(self, n_depths: int, std: float = 0.2, memory: float = 10.0):
-        self.std, self.memory = np.full(n_depths, std), memory
+        self.std, self.memory = np.full(n_depths, std), np.full(n_depths, memory)
 
 
 class Columns:
@@ -122,7 +122,9 @@ class Columns:
         names = [f"{c}: {100 * d:g} cm" for c in range(n) for d in depths[1:-1]]
         times = np.arange(self.every, self.n_days + 1, self.every)
         rows = self.starts + times[:, None]
-        counts = [[p.first <= r <= p.last for p, r in zip(self.parts, row, strict=True)] for row in rows]
+        counts = [
+            [p.first <= r <= p.last for p, r in zip(self.parts, row, strict=True)] for row in rows
+        ]
         within = np.minimum(rows, len(self.record) - 1)
         values = np.where(np.array(counts)[..., None], self.record.measured[within, 1:-1], np.nan)
         self.data = femnn.Observations(
@@ -131,7 +133,7 @@ class Columns:
             np.tile(errors.std, n),
             times.astype(float),
             scale=self.noise,
-            correlation=errors.memory,
+            correlation=np.tile(errors.memory, n),
             units="deg C",
         )
 
