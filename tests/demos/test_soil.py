@@ -1,6 +1,8 @@
 """The study of freezing soil: soil with a known law, the real record, and bad files."""
 
+import copy
 import csv
+import functools
 import json
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from firedrake import Constant
 from pyadjoint import taylor_test
 
 import femnn
@@ -25,14 +28,15 @@ WATER = (1.6, 0.7, 1.2, 0.9)
 NOISE = 0.03
 
 
-def made_record():
+@functools.cache
+def _made():
     """Four short winters of soil that freezes by a hand-made law, each with another water."""
     days = np.arange(4 * N_DAYS + 2)
     random = np.random.default_rng(1)
     top = 8 * np.cos(2 * np.pi * days / N_DAYS) + random.normal(0, 1, len(days))
     share = (DEPTHS - DEPTHS[0]) / np.ptp(DEPTHS)
     filled = top[:, None] * (1 - share) + 3 * share
-    record = Record(date(2014, 10, 2), DEPTHS, filled.copy(), filled, "")
+    record = Record(date(2014, 9, 1), DEPTHS, filled.copy(), filled, "")
     winters = Winters(record)
     for part, water in zip(winters.fitted + winters.held_out, WATER, strict=True):
         columns = Columns(record, known_law(), [Part(part.start, part.first, part.last, 0)])
@@ -40,6 +44,11 @@ def made_record():
         filled[part.first : part.last + 1, 1:-1] = columns.simulate()[:, 0]
     record.measured[:] = filled + random.normal(0, NOISE, filled.shape)
     return record
+
+
+def made_record():
+    """The same, to be changed."""
+    return copy.deepcopy(_made())
 
 
 def known_law():
@@ -55,7 +64,7 @@ def write_csv(path, temperatures):
         rows = csv.writer(file)
         rows.writerow(["station", "time_cst", *(f"T{d}cm" for d in DEPTHS_CM)])
         for day, values in enumerate(temperatures):
-            time = datetime(2014, 10, 2, 12) + timedelta(days=day)
+            time = datetime(2014, 9, 1, 12) + timedelta(days=day)
             cells = ["" if np.isnan(v) else f"{v:.4f}" for v in values]
             rows.writerow(["Fargo", time.strftime("%m/%d/%y %H:%M"), *cells])
 
@@ -68,7 +77,7 @@ def test_the_study(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(soil, "HAND_MADE", {soil.HAND: (HandLaws, True)})
     monkeypatch.setattr(soil, "LEARNED", {soil.NETWORKS: (NetworkLaws, True)})
     folder = tmp_path / "results"
-    sizes = "--seeds 0 --parts 2 --forgotten 4 --every 2 --passes 2 --rounds 1 --iterations 3"
+    sizes = "--seeds 0 --parts 2 --forgotten 4 --every 2 --passes 2 --rounds 1 --iterations 2"
     sizes += " --draws 2 --waters 3"
     data = ["--data", str(tmp_path / "made.csv"), "--output", str(folder)]
     numbers = soil.main([*data, *sizes.split()])
@@ -96,7 +105,10 @@ def test_heat_is_conserved():
 
 
 def test_a_mode_decays_as_it_should():
-    """With constant properties a sine between the ends decays at its rate, to the mesh's error."""
+    """With constant properties a sine between the ends decays at its rate.
+
+    But for what straight lines between thermometers, up to 25 cm apart, lack of it at first.
+    """
     record = made_record()
     mode = np.sin(np.pi * (DEPTHS - DEPTHS[0]) / np.ptp(DEPTHS))
     record.filled[:] = 5 + 3 * mode
@@ -104,7 +116,8 @@ def test_a_mode_decays_as_it_should():
     columns = Columns(record, ByDepth((1.0,)), [Part(0, 1, 10, 0)])
     decay = 1 / (1 + USUAL * (np.pi / np.ptp(DEPTHS)) ** 2)
     exact = 5 + 3 * mode[1:-1] * decay ** np.arange(1, 11)[:, None]
-    assert np.abs(columns.simulate()[:, 0] - exact).max() < 0.02
+    lacking = 3 * (np.pi / np.ptp(DEPTHS)) ** 2 * 0.25**2 / 8
+    assert np.abs(columns.simulate()[:, 0] - exact).max() < lacking
 
 
 @pytest.mark.parametrize("kind", [NetworkLaws, HybridLaws])
@@ -116,9 +129,9 @@ def test_the_gradient(kind):
     w.assign(w.vector + random.normal(0, 0.2, len(w)))
     priors = femnn.GaussianPrior(w), femnn.GaussianPrior(columns.log_w, 9.0, fixed=True)
     Jhat = columns.record_density(*priors)
-    direction = [w.like(random.normal(0, 0.05, len(w))), columns.log_w.copy()]
-    direction[1].assign([0.2, -0.3])
-    assert taylor_test(Jhat, [w.like(w.vector), columns.log_w.copy()], direction) > 1.9
+    at = w.like(w.vector), Constant([0.1, 0.2])
+    along = w.like(random.normal(0, 0.05, len(w))), Constant([0.2, -0.3])
+    assert taylor_test(Jhat, list(at), list(along)) > 1.9
 
 
 @pytest.mark.parametrize("kind", [NetworkLaws, HybridLaws])
@@ -138,8 +151,8 @@ def test_heat_grows_with_temperature(kind):
 
 def test_errors_are_found():
     """Size and memory of made errors, with gaps."""
-    random, n = np.random.default_rng(4), 4000
-    found = random.normal(0, 0.3, (n, 2, 12))
+    random, n = np.random.default_rng(4), 1000
+    found = random.normal(0, 0.3, (n, 2, 2))
     for i in range(1, n):
         found[i] = np.exp(-2 / 7) * found[i - 1] + np.sqrt(1 - np.exp(-4 / 7)) * found[i]
     found[random.random(found.shape) < 0.2] = np.nan
@@ -157,10 +170,10 @@ def test_the_real_record():
     assert np.isnan(record.measured).sum() == 28
     assert not np.isnan(record.filled).any()
     assert record.is_cold(np.array([0, 30, 120])).tolist() == [False, True, True]
-    columns = Columns(record, HandLaws(), [Part(60, 61, 90, 0), Part(430, 431, 460, 1)], every=3)
+    columns = Columns(record, HandLaws(), [Part(70, 71, 90, 0), Part(440, 441, 460, 1)], every=3)
     before = np.nanmean((columns.simulate() - columns.measured) ** 2)
     priors = [femnn.GaussianPrior(columns.weights), femnn.GaussianPrior(columns.log_w, 9.0)]
-    femnn.fit(columns.record_density(*priors), "gauss-newton", maxiter=3, progress=False)
+    femnn.fit(columns.record_density(*priors), "gauss-newton", maxiter=2, progress=False)
     assert np.nanmean((columns.simulate() - columns.measured) ** 2) < 0.3 * before
 
 

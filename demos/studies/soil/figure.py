@@ -43,7 +43,7 @@ def draw(winters: Winters, rows: dict[str, dict]) -> plt.Figure:
 
 def _draw_laws(axes: list, winters: Winters, rows: dict[str, dict]) -> None:
     temperatures = np.linspace(-12, 12, 481)
-    fitted = winters.record.measured[: winters.held_out[0]]
+    fitted = winters.record.measured[: winters.held_out[0].start]
     for depth, colour in zip(DEPTHS, COLOURS, strict=True):
         seen = fitted[:, _nearest(winters.record, depth)]
         visited = (temperatures >= np.nanmin(seen)) & (temperatures <= np.nanmax(seen))
@@ -72,7 +72,8 @@ def _draw_depths(axis, record: Record, rows: dict[str, dict]) -> None:
 
 def _draw_series(axis, winters: Winters, rows: dict[str, dict], depth: float) -> None:
     column = _nearest(winters.record, depth) - 1
-    days = winters.record.days(winters.rows(winters.held_out[0]))[1:]
+    year = winters.held_out[0]
+    days = winters.record.days(np.arange(year.first, year.last + 1))
     axis.plot(days, rows["networks"]["measured"][:, 0, column], "k", lw=1.4, label="measured")
     for (name, style), colour in zip(STYLES.items(), ("tab:red", "tab:blue"), strict=True):
         row = rows[name]

@@ -102,6 +102,7 @@ class Protocol:
             "columns": columns,
             "posterior": posterior,
             "weights": len(columns.weights),
+            "numbers": len(posterior.mean),
             "with_water": len(priors) > 1,
             "effective": posterior.effective_parameters,
             "log_evidence": posterior.log_evidence,
@@ -121,11 +122,11 @@ class Protocol:
 
 def told(row: dict) -> str:
     """What a fit has found, in a line."""
-    noise, memory, w = np.array(row["noise"]), np.array(row["memory"]), np.exp(row["log_w"])
+    w, ended = np.exp(row["log_w"]), "" if row["converged"] else " (not converged)"
+    noise, memory = (f"{min(row[key]):.2f} to {max(row[key]):.2f}" for key in ("noise", "memory"))
     return (
-        f"log evidence {row['log_evidence']:.1f}{'' if row['converged'] else ' (not converged)'}, "
-        f"{row['effective']:.1f} effective parameters of {row['weights']}, errors "
-        f"{noise.min():.2f} to {noise.max():.2f} K for {memory.min():.0f} to {memory.max():.0f} days, "
+        f"log evidence {row['log_evidence']:.1f}{ended}, {row['effective']:.1f} effective "
+        f"parameters of {row['numbers']}, errors {noise} K for {memory} days, "
         f"water {w[0]:.2f} and {w[1]:.2f}, {row['seconds']:.0f} s"
     )
 

@@ -8,6 +8,7 @@ from scipy.special import ndtri
 import femnn
 
 from .data import Part, Winters
+from .laws import linearised
 from .model import Columns
 
 
@@ -64,12 +65,12 @@ class Judge:
         best : numpy.ndarray
             With the best law and each water, shape (waters, days, winters, depths).
         samples : numpy.ndarray
-            With drawn laws and each water, shape (draws * waters, days, winters, depths).
+            With drawn laws and each water, shape (draws * waters, days, winters, depths); what
+            networks give is linear in their weights.
         """
         log_w, years = self.log_w(row), self.winters.held_out
-        columns = self._columns(
-            row, [replace(year, winter=i) for i in range(len(log_w)) for year in years]
-        )
+        parts = [replace(year, winter=i) for i in range(len(log_w)) for year in years]
+        columns = self._columns(row | {"laws": linearised(row["laws"])}, parts)
         columns.log_w.assign(log_w)
         n, mean = row["weights"], row["posterior"].mean
         found = []
@@ -78,7 +79,6 @@ class Judge:
             model = columns.simulate()
             by_water = model.reshape(len(model), len(log_w), len(years), -1)
             found.append(np.moveaxis(by_water, 1, 0))
-        columns.weights.assign(mean[:n])
         return found[0], np.concatenate(found[1:])
 
     def log_w(self, row: dict) -> np.ndarray:

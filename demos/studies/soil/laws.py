@@ -8,9 +8,12 @@ the soil is ``sensible + w latent`` with the winter's water w, which is not the 
 All weights begin at, or add nothing to, what a textbook has for a moist soil.
 """
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, jvp
 
 import femnn
 
@@ -18,6 +21,7 @@ DTYPE = torch.float64
 USUAL = 0.043  # m2/day: 5e-7 m2/s
 LATENT = 28.0  # K: a fifth of the volume is water that freezes, in soil of 2.4 MJ/(m3 K)
 MELTING, WIDTH = -0.2, 0.5  # deg C, of its freezing
+LEAST = 0.03  # K, a width of which nothing is narrower: Newton's method has no hold on a jump
 KNOTS = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2, 1.7, 2.25)  # m
 HIDDEN_K = 10  # in each of two layers of the networks of T and z
 HIDDEN_Z = 6  # in the layer of the networks of z
@@ -97,7 +101,8 @@ class HandLaws(ByDepth):
 
     def latent(self, T: Tensor, z: Tensor) -> Tensor:
         log_latent, log_width, shift, _ = self._freezing(z)
-        rise = torch.erf((T - MELTING - WIDTH * shift) / (WIDTH * torch.exp(log_width))) - 1
+        width = LEAST + WIDTH * torch.exp(log_width)
+        rise = torch.erf((T - MELTING - WIDTH * shift) / width) - 1
         return LATENT * torch.exp(log_latent) * 0.5 * rise
 
     def conductivity(self, T: Tensor, z: Tensor) -> Tensor:
@@ -114,7 +119,7 @@ class NetworkLaws(Laws):
     """H(T, z) rises with T and k(T, z) is positive, for all weights; otherwise they are free.
 
     The latent part is a sum of ``steps`` rising tanh functions of T, whose heights a network of
-    depth gives, as it does the heat capacity of the rest; k is a network of T, tanh(T / 0.5), depth.
+    depth gives, as it does the heat capacity of the rest; k is a network of T, tanh(T / 0.5) and z.
 
     Parameters
     ----------
@@ -136,8 +141,8 @@ class NetworkLaws(Laws):
 
     def latent(self, T: Tensor, z: Tensor) -> Tensor:
         heights = torch.exp(self.heights(z)[:, :-1, None]) / len(self.centres)
-        slopes = torch.exp(2 + self.steeper)
-        rises = torch.tanh(slopes * (T[..., None] - self.centres - self.moved)) - 1
+        widths = LEAST + torch.exp(-2 - self.steeper)
+        rises = torch.tanh((T[..., None] - self.centres - self.moved) / widths) - 1
         return 0.5 * LATENT * (rises @ heights)[..., 0]
 
     def conductivity(self, T: Tensor, z: Tensor) -> Tensor:
@@ -198,6 +203,41 @@ class Water(nn.Module):
 
     def forward(self, log_w: Tensor) -> Tensor:
         return torch.exp(log_w)[self.winter]
+
+
+class Linearised(nn.Module):
+    """A network that is linear in its weights, around those that it has now.
+
+    Draws of weights are draws of laws only where the laws are linear in them.
+
+    Parameters
+    ----------
+    net
+        The network.
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.weights = copy.deepcopy(net)
+        self.around = copy.deepcopy(net).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = dict(self.around.named_parameters())
+        drawn = dict(self.weights.named_parameters())
+        change = {name: drawn[name] - known[name] for name in known}
+
+        def call(weights: dict[str, Tensor]) -> Tensor:
+            return functional_call(self.around, weights, (x,))
+
+        return sum(jvp(call, (known,), (change,)))
+
+
+def linearised(laws: Laws) -> Laws:
+    """The same laws, with all their networks linear in the weights, which are in the same order."""
+    result = copy.deepcopy(laws)
+    for name, part in laws.named_children():
+        setattr(result, name, Linearised(part))
+    return result
 
 
 def network_of_depth(n: int, seed: int) -> femnn.MLP:

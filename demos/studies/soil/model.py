@@ -20,7 +20,7 @@ PARAMETERS = {
     "snes_linesearch_type": "bt",
     "snes_rtol": 1e-7,
     "snes_atol": 1e-9,
-    "snes_max_it": 40,
+    "snes_max_it": 100,
     "ksp_type": "preonly",
     "pc_type": "lu",
     "pc_factor_mat_solver_type": "petsc",
