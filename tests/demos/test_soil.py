@@ -77,7 +77,7 @@ def test_the_study(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(soil, "HAND_MADE", {soil.HAND: (HandLaws, True)})
     monkeypatch.setattr(soil, "LEARNED", {soil.NETWORKS: (NetworkLaws, True)})
     folder = tmp_path / "results"
-    sizes = "--seeds 0 --parts 2 --forgotten 4 --every 2 --passes 2 --rounds 1 --iterations 2"
+    sizes = "--seeds 0 --parts 4 --forgotten 2 --every 2 --passes 2 --rounds 1 --iterations 2"
     sizes += " --draws 2 --waters 3"
     data = ["--data", str(tmp_path / "made.csv"), "--output", str(folder)]
     numbers = soil.main([*data, *sizes.split()])

@@ -86,7 +86,7 @@ def test_the_gallery_has_a_figure_of_each_demo_and_study(monkeypatch, tmp_path):
     assert sorted(to for _, to in shown if "/" not in to) == sorted(gallery.DEMOS)
     studies = {path.parent.name for path in ROOT.glob("demos/studies/*/__main__.py")}
     pages = {path.stem for path in ROOT.glob("docs/studies/*.md")}
-    known = {*gallery.STUDIES, "soil", *pages}
+    known = {*gallery.STUDIES, *pages}
     assert {name for name, to in shown if "/" in to} == studies == known
 
 

@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def fit_all(protocol: Protocol, seeds: list[int]) -> dict[str, dict]:
-    """All laws; of the networks that seed's with the largest evidence, of their rivals the first."""
+    """All laws; of the networks the seed with the largest evidence, of others the first."""
     rows = {}
     for name, (kind, with_water) in HAND_MADE.items():
         rows[name] = protocol.fit(name, kind(), with_water)
