@@ -1,0 +1,1 @@
+"""Redistribution of water after infiltration: records, laws with memory, model and judging."""
