@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import firedrake as fd
 import numpy as np
 from firedrake.petsc import PETSc
+from pyadjoint.tape import stop_annotating
 
 from femnn.fields.boundary import BoundaryValues
 from femnn.fields.copies import copy_values, is_real
@@ -117,12 +118,18 @@ class Bound:
     def __init__(self, space: Any, side: int):
         self.side = side
         self.value, self.active = fd.Function(space), fd.Function(space)
+        self._hold_nothing()
+
+    def _hold_nothing(self) -> None:
         self.given = SameField(self.value)
+        with stop_annotating():
+            self.value.assign(-self.side * PETSc.INFINITY)
 
     def load(self, source: fd.Function | None, values: Mapping[Any, Any]) -> None:
         """Take values; without a Function none that could be reached."""
         if source is None:
-            self.value.assign(-self.side * PETSc.INFINITY)
+            if self.given.source is not self.value:
+                self._hold_nothing()
         else:
             self.given = SameField(source)
             copy_values(values.get(source, source), self.value)
