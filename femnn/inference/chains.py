@@ -10,7 +10,6 @@ import numpy as np
 
 from femnn.inference.diagnostics import effective_draws, r_hat
 from femnn.inference.posterior import LaplacePosterior
-from femnn.inference.terms import Terms
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
 from femnn.training.settings import check_number, check_whole
 
@@ -205,7 +204,9 @@ class Before:
 
     def __init__(self, posterior: LaplacePosterior):
         terms = posterior.terms
-        self.mean, self._metric = prior_mean(terms), terms.metric
+        if len(terms.priors) < len(terms.objects):
+            raise ValueError("chains: a control has no prior of its own: take method='h-pcn'.")
+        self.mean, self._metric = terms.prior_mean, terms.metric
         self._posterior = posterior
 
     def change(self, z: np.ndarray) -> np.ndarray:
@@ -301,19 +302,3 @@ class Chain:
         except fd.ConvergenceError:
             return x, np.inf
         return x, from_rank_zero(self._comm, energy if np.isfinite(energy) else np.inf)
-
-
-def prior_mean(terms: Terms) -> np.ndarray:
-    """The mean of all priors, shape ``(n,)``.
-
-    Raises
-    ------
-    ValueError
-        If a control has none.
-    """
-    mean, known = np.zeros(len(terms.controls)), 0
-    for place, prior in terms.priors:
-        mean[place], known = prior.mean, known + 1
-    if known < len(terms.objects):
-        raise ValueError("chains: a control has no prior of its own: take method='h-pcn'.")
-    return mean

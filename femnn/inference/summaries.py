@@ -18,6 +18,8 @@ from femnn.inference.field_prior import FieldPrior
 from femnn.inference.gaussian import Directions, Gaussian
 from femnn.inference.terms import Terms
 from femnn.parallel import from_rank_zero
+from femnn.tape.shared import places_of
+from femnn.tape.weights import Weights
 
 
 class Traces(NamedTuple):
@@ -135,7 +137,7 @@ def _in_controls(
     """A network at points, and where among the entries its weights are, -1 where they are none."""
     net = net.net if isinstance(net, NeuralCoefficient) else net
     evaluator, points, shape = at_points(who, net, inputs)
-    starts = terms.parameter_places()
+    starts = _parameter_places(terms)
     pieces = [
         starts[id(p)] + np.arange(p.numel()) if id(p) in starts else np.full(p.numel(), -1)
         for p in evaluator.parameters.tensors
@@ -147,6 +149,16 @@ def _in_controls(
             "network, or a coefficient of one, whose weights it was made with."
         )
     return evaluator, points, shape, places
+
+
+def _parameter_places(terms: Terms) -> dict[int, int]:
+    """Where the entries of each parameter of a network begin, by the parameter's identity."""
+    return {
+        parameter: place.start + own.start
+        for place, control in zip(terms.places, terms.objects, strict=True)
+        if isinstance(control, Weights)
+        for parameter, own in places_of(control).items()
+    }
 
 
 def _weights(evaluator: PointEvaluator, places: np.ndarray, entries: np.ndarray) -> np.ndarray:

@@ -22,9 +22,7 @@ from femnn.inference.prior import PriorBlock
 from femnn.parallel import from_rank_zero, vector_from_rank_zero
 from femnn.tape.columns import factors_of, gauss_newton_parts
 from femnn.tape.model import blocks_behind
-from femnn.tape.shared import places_of
 from femnn.tape.squares import LogErrors, Summary, SumOfSquares
-from femnn.tape.weights import Weights
 from femnn.training.controls import ControlVector
 from femnn.training.loss import check_functional
 from femnn.training.metrics import Joined
@@ -244,10 +242,7 @@ class Terms:
 
     def _check_sum(self, factors: dict | None) -> None:
         """Raise where the functional is not the sum of misfits and one energy for each control."""
-        with_prior = {place.start for place, _ in self.priors}
-        for place, control in zip(self.places, self.objects, strict=True):
-            if place.start not in with_prior:
-                raise self.no_prior(control)
+        self.check_priors()
         if factors is None:
             raise ValueError(f"{self._who}: the functional is no sum of its terms: {WANTED}.")
         for block, factor in factors.items():
@@ -297,14 +292,20 @@ class Terms:
                 "are held out (data.split)."
             )
 
-    def parameter_places(self) -> dict[int, int]:
-        """Where the entries of each parameter of a network begin, by the parameter's identity."""
-        return {
-            parameter: place.start + own.start
-            for place, control in zip(self.places, self.objects, strict=True)
-            if isinstance(control, Weights)
-            for parameter, own in places_of(control).items()
-        }
+    @property
+    def prior_mean(self) -> np.ndarray:
+        """The means of all priors, shape ``(n,)``; zero where there is none."""
+        mean = np.zeros(len(self.controls))
+        for place, prior in self.priors:
+            mean[place] = prior.mean
+        return mean
+
+    def check_priors(self) -> None:
+        """Raise where a control has no prior."""
+        with_prior = {place.start for place, _ in self.priors}
+        for place, control in zip(self.places, self.objects, strict=True):
+            if place.start not in with_prior:
+                raise self._no_prior(control)
 
     def _found(self, priors: list[Any]) -> list[tuple[slice, Any]]:
         """The priors of the controls, in the controls' order."""
@@ -335,14 +336,13 @@ class Terms:
         for place, control in zip(self.places, self.objects, strict=True):
             rank = np.linalg.matrix_rank(prior[place, place], hermitian=True)
             if rank < place.stop - place.start:
-                raise self.no_prior(control)
+                raise self._no_prior(control)
         raise ValueError(
             f"{self._who}: the penalties together are no prior, as their matrix is not positive "
             "definite: add GaussianPrior(control).energy() for each control."
         )
 
-    def no_prior(self, control: Any) -> ValueError:
-        """The error for a control without a prior, with its cure."""
+    def _no_prior(self, control: Any) -> ValueError:
         kind = "FieldPrior" if isinstance(control, fd.Function) else "GaussianPrior"
         return ValueError(
             f"{self._who}: the control {name_of(control)} has no prior that bounds all its "

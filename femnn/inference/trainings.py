@@ -41,7 +41,7 @@ class Trainings:
     ):
         check_whole("seed", seed, who="deep_ensemble")
         self._terms, self._seed, self._randomize = terms, seed, randomize
-        self._bounds = ControlVector(terms.Jhat, bounds).bounds
+        self._bounds = None if bounds is None else ControlVector(terms.Jhat, bounds).bounds
         self._starts: np.ndarray | None = None
         if isinstance(starts, (int, np.integer)):
             check_whole("starts", starts, least=1, who="deep_ensemble")
@@ -49,7 +49,9 @@ class Trainings:
         else:
             self._starts = self._checked(np.asarray(starts, dtype=float))
             self._n = len(self._starts)
-        self._means = self._prior_means()
+        if self._starts is None:
+            terms.check_priors()
+        self._means = terms.prior_mean
         self._misfits = _misfits(terms) if randomize else {}
         if randomize:
             _check_drawn(terms)
@@ -171,17 +173,6 @@ class Trainings:
             likelihood = self._terms.likelihood(block)
             if isinstance(likelihood, Likelihood):
                 likelihood.forget()
-
-    def _prior_means(self) -> np.ndarray:
-        """Zero where there is no prior, and starts are given."""
-        terms, means = self._terms, np.zeros(len(self._terms.controls))
-        known = {place.start for place, _ in terms.priors}
-        for place, control in zip(terms.places, terms.objects, strict=True):
-            if place.start not in known and self._starts is None:
-                raise terms.no_prior(control)
-        for place, prior in terms.priors:
-            means[place] = prior.mean
-        return means
 
     def _checked(self, starts: np.ndarray) -> np.ndarray:
         n = len(self._terms.controls)
