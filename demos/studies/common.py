@@ -71,6 +71,16 @@ def at_least(lower: int) -> Callable[[str], int]:
     return integer
 
 
+def rms(errors: np.ndarray) -> float:
+    """Root mean square; NaN where there are none, or one is NaN."""
+    return float(np.sqrt(np.mean(errors**2))) if np.size(errors) else float("nan")
+
+
+def rms_of_known(errors: np.ndarray) -> float:
+    """Root mean square, without gaps."""
+    return float(np.sqrt(np.nanmean(errors**2)))
+
+
 def relative_difference(found: np.ndarray, truth: np.ndarray) -> float:
     """Relative l2 difference: on a uniform grid the relative L2 error."""
     return float(np.linalg.norm(found - truth) / np.linalg.norm(truth))

@@ -11,10 +11,11 @@ from pyadjoint import Control, ReducedFunctional, taylor_test
 
 import femnn
 from demos.studies.common import recording
+from demos.studies.common import rms_of_known as rms
 from demos.studies.many_sites import __main__ as many_sites
 from demos.studies.many_sites import comparison, data
 from demos.studies.many_sites.data import PLACE, TEMPERATURES, WATER, Record, read_record
-from demos.studies.many_sites.judging import judge, rms, straight_line
+from demos.studies.many_sites.judging import judge, straight_line
 from demos.studies.many_sites.laws import USUAL, ByAttributes, EachStation, FromLag, OneForAll
 from demos.studies.many_sites.model import DAY, SPACING, Columns, spread
 from demos.studies.many_sites.surrogate import Sampler, box, fit_surrogate, surrogate_error

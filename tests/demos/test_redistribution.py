@@ -11,9 +11,10 @@ from firedrake import Constant
 from pyadjoint import taylor_test
 
 import femnn
+from demos.studies.common import rms
 from demos.studies.redistribution import __main__ as redistribution
 from demos.studies.redistribution.data import Experiment, read_experiment
-from demos.studies.redistribution.judging import history, law_of, rms, scores, splits
+from demos.studies.redistribution.judging import history, law_of, scores, splits
 from demos.studies.redistribution.laws import Diffusivity, NetworkLaws, VanGenuchten
 from demos.studies.redistribution.model import Column, Sizes
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from demos.studies.common import rms_of_known
+
 from .data import Lake
 from .laws import DrawnLaw, Law
 from .model import Columns
@@ -57,7 +59,9 @@ class Years:
 
 def year_error(years: Years, law: Law, year: int) -> float:
     """RMSE of one year, run from its first profile."""
-    return rms(Columns(years.lake, law, [years.season_of(year)], 1, years.spacing).errors())
+    return rms_of_known(
+        Columns(years.lake, law, [years.season_of(year)], 1, years.spacing).errors()
+    )
 
 
 def judge(years: Years, row: dict) -> None:
@@ -66,7 +70,7 @@ def judge(years: Years, row: dict) -> None:
     errors = columns.errors()
     n = len(years.runs(*years.fitted))
     row["errors"] = errors[:, n:]
-    row["fitted"], row["held_out"] = rms(errors[:, :n]), rms(errors[:, n:])
+    row["fitted"], row["held_out"] = rms_of_known(errors[:, :n]), rms_of_known(errors[:, n:])
     row["held_out_by_depth"] = np.sqrt(np.nanmean(errors[:, n:] ** 2, axis=(0, 1))).tolist()
     row["held_out_by_month"] = by_month(columns, errors, n)
     row["held_out_bias_by_depth"] = np.nanmean(errors[:, n:], axis=(0, 1)).tolist()
@@ -84,10 +88,6 @@ def by_month(columns: Columns, errors: np.ndarray, n: int) -> dict[str, float]:
     return {str(m): float(np.sqrt(np.nanmean(squares[m]))) for m in sorted(squares)}
 
 
-def rms(errors: np.ndarray) -> float:
-    return float(np.sqrt(np.nanmean(errors**2)))
-
-
 def without_a_model(years: Years) -> dict:
     """The mean of the day of the year at each depth (and a week around it), and one temperature."""
     lake, days = years.lake, day_of_year(years.lake.days)
@@ -103,7 +103,7 @@ def without_a_model(years: Years) -> dict:
     models = {"day of the year": means[days], "as warm as the top": lake.measured[:, :1]}
     return {
         name: {
-            part: rms((values - lake.measured)[which, 1:])
+            part: rms_of_known((values - lake.measured)[which, 1:])
             for part, which in (("fitted", fitted), ("held_out", held_out))
         }
         for name, values in models.items()
@@ -134,7 +134,7 @@ def band(years: Years, row: dict, draws: int) -> dict:
     scores = columns.data.scores(model, std=std)
     alone = columns.data.scores(model, std=0.0)
     return {
-        "std": rms(std),
+        "std": rms_of_known(std),
         "noise alone": alone["coverage of 90%", "all"],
         "table": std,
         "model": model,

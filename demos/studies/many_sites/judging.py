@@ -6,15 +6,11 @@ import numpy as np
 import torch
 
 import femnn
+from demos.studies.common import rms_of_known
 
 from .data import Record
 from .laws import ByAttributes, Law
 from .model import Columns
-
-
-def rms(errors: np.ndarray) -> float:
-    """Root mean square, without gaps."""
-    return float(np.sqrt(np.nanmean(errors**2)))
 
 
 def judge(record: Record, law: Law) -> dict:
@@ -38,8 +34,8 @@ def judged(record: Record, errors: np.ndarray) -> dict:
     """Root mean squares in K; errors of shape (days, stations, depths between)."""
     held_out = errors[:, record.held_out]
     return {
-        "fitted": rms(errors[:, record.fitted]),
-        "held_out": rms(held_out),
+        "fitted": rms_of_known(errors[:, record.fitted]),
+        "held_out": rms_of_known(held_out),
         "held_out_by_depth": np.sqrt(np.nanmean(held_out**2, axis=(0, 1))).tolist(),
         "by_station": np.sqrt(np.nanmean(errors**2, axis=(0, 2))).tolist(),
     }
@@ -94,5 +90,5 @@ def scores(columns: Columns, model: np.ndarray, samples: np.ndarray) -> dict:
         "crps": with_draws["crps", "all"],
         "coverage_by_station": by_station.tolist(),
         "errors alone": alone["coverage of 90%", "all"],
-        "std": rms(np.std(samples, axis=0)),
+        "std": rms_of_known(np.std(samples, axis=0)),
     }

@@ -5,7 +5,7 @@ from firedrake import Function
 from pyadjoint import stop_annotating
 
 import femnn
-from demos.studies.common import Z90
+from demos.studies.common import Z90, rms
 
 from .data import Experiment
 from .laws import Rate, Suction
@@ -40,10 +40,6 @@ def scores(experiment: Experiment, contents: np.ndarray, fitted: np.ndarray) -> 
         f"{x:g}": rms(errors[after & (experiment.x == x)]) for x in np.unique(experiment.x[after])
     }
     return found
-
-
-def rms(errors: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(errors**2))) if len(errors) else float("nan")
 
 
 def between(experiment: Experiment, fitted: np.ndarray) -> dict:

@@ -5,8 +5,10 @@ import argparse
 import numpy as np
 from firedrake import ConvergenceError
 
+from demos.studies.common import rms
+
 from .data import Evaporation
-from .judging import bands, identified, rms, scores, visited
+from .judging import bands, identified, scores, visited
 from .laws import Laws, VanGenuchten
 from .model import Column
 from .pinn import Pinn

@@ -5,6 +5,7 @@ import torch
 from pyadjoint import stop_annotating
 
 import femnn
+from demos.studies.common import rms
 
 from .data import Evaporation
 from .laws import Laws, LogConductivity, WaterContent
@@ -28,10 +29,6 @@ def scores(
     found["by_depth"] = [rms(e) for e in errors.T]
     found["log10_all"] = rms(logs)
     return found
-
-
-def rms(errors: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(errors**2)))
 
 
 def bands(row: dict, experiment: Evaporation, held_out: tuple[float, ...], draws: int) -> dict:

@@ -20,12 +20,11 @@ import numpy as np
 from firedrake import COMM_WORLD
 
 import femnn
-from demos.studies.common import Stopwatch, at_least, command_line, show, write_results
+from demos.studies.common import Stopwatch, at_least, command_line, rms, show, write_results
 
 from .figure import draw
 from .fits import LAWS, LEARNED, Comparison
 from .identifiability import what_is_told
-from .judging import rms
 from .laws import Network, Vegetated, band_of_law
 from .model import HOUR
 from .twin import Times, Twin, first_guess, true_forcing

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 import femnn
+from demos.studies.common import rms
 
 from .assimilation import Assimilation
-from .judging import rms
 
 
 def what_is_told(assimilation: Assimilation, h: np.ndarray) -> dict[str, float]:

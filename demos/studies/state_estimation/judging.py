@@ -8,7 +8,7 @@ from firedrake import split
 from pyadjoint.tape import no_annotations
 
 import femnn
-from demos.studies.common import Z90
+from demos.studies.common import Z90, rms
 
 from .model import Channel
 from .twin import LEVEL_ERROR, PLACES, Twin
@@ -97,7 +97,3 @@ def _scores(run: Run, twin: Twin, which: np.ndarray) -> dict[str, float]:
         "discharge": rms(discharge),
         "level_std": rms(run.level_std[which]),
     } | {name: float(inside.mean()) if has_band else np.nan for name, inside in bands.items()}
-
-
-def rms(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))
