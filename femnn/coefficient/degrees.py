@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ufl
-from tsfc.ufl_utils import compute_form_data
 from ufl.algorithms import extract_arguments, extract_coefficients
+from ufl.algorithms.apply_integral_scaling import apply_integral_scaling
+from ufl.algorithms.compute_form_data import attach_estimated_degrees, preprocess_form
+from ufl.algorithms.domain_analysis import group_form_integrals
 
 from femnn.coefficient.coefficient import NeuralCoefficient, neural_coefficients
 from femnn.points.rules import asked_degree
@@ -67,8 +69,7 @@ def _with_own_degree(integral: ufl.Integral) -> ufl.Integral:
     functions = extract_coefficients(integral.integrand())
     degrees = {degree for f in functions for degree in _rule_degrees(f)}
     if not degrees:
-        data = compute_form_data(ufl.Form([integral])).integral_data
-        degrees = {i.metadata()["estimated_polynomial_degree"] for d in data for i in d.integrals}
+        degrees = _estimated_degrees(ufl.Form([integral]))
     if len(degrees) > 1:
         raise ValueError(
             f"an integral without a quadrature degree holds Functions of the degrees "
@@ -76,6 +77,14 @@ def _with_own_degree(integral: ufl.Integral) -> ufl.Integral:
         )
     metadata = {**integral.metadata(), "quadrature_degree": degrees.pop()}
     return integral.reconstruct(metadata=metadata)
+
+
+def _estimated_degrees(form: ufl.Form) -> set[int]:
+    """What the form compiler finds, by the first steps of its own preparation of a form."""
+    simple = preprocess_form(form, complex_mode=False)
+    grouped = attach_estimated_degrees(group_form_integrals(simple, form.ufl_domains()))
+    scaled = apply_integral_scaling(grouped)  # adds that of the map from the reference cell
+    return {i.metadata()["estimated_polynomial_degree"] for i in scaled.integrals()}
 
 
 def _rule_degrees(function: Any) -> list[int]:

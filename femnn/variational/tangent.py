@@ -17,6 +17,9 @@ from femnn.variational.state import State
 from femnn.variational.tangent_matrix import TangentMatrix, check_rows
 
 ITERATIVE_TOLERANCE = 1e-8
+# A transposed solve may take more iterations than others, but not without end: after so many and
+# ten times the longest of this solver it is taken for one that does not converge.
+MOST_ITERATIONS = 1000
 # A derivative is no better than its linear solve, whatever Newton's method forgives.
 LARGEST_RESIDUAL = 1e-6
 # The operation is not supported, not possible in this state, fails in a library, or in Python.
@@ -56,6 +59,7 @@ class TangentSolves:
         self._shares = {False: shares, True: shares and turns}
         self._own: dict[bool, fd.LinearVariationalSolver] = {}
         self._held: dict[bool, int | None] = {}  # what bounds held when they were made
+        self._longest = 0  # iterations of a solve that converged
         self._matrix: TangentMatrix | None = None
         self._rows_are_right = not state.equations
 
@@ -133,7 +137,11 @@ class TangentSolves:
         ksp.setOperators(*self.state.snes.getJacobian()[:2])
         solve = ksp.solveTranspose if transposed else ksp.solve
         rtol, atol, divtol, max_it = ksp.getTolerances()
-        ksp.setTolerances(rtol=min(rtol, ITERATIVE_TOLERANCE), atol=0.0)
+        ksp.setTolerances(
+            rtol=min(rtol, ITERATIVE_TOLERANCE),
+            atol=0.0,
+            max_it=min(max_it, self._most(ksp)) if transposed else max_it,
+        )
         ksp.getPC().setReusePreconditioner(False)
         try:
             with (
@@ -149,6 +157,12 @@ class TangentSolves:
         finally:
             ksp.setTolerances(rtol, atol, divtol, max_it)
         _check(residual, ksp, "the forward's, transposed" if transposed else "the forward's")
+
+    def _most(self, ksp: Any) -> int:
+        """How many iterations a transposed solve gets, before one with a solver of its own."""
+        if ksp.getConvergedReason() > 0:
+            self._longest = max(self._longest, ksp.getIterationNumber())
+        return MOST_ITERATIONS + 10 * self._longest
 
     def _solve_anew(
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+from dataclasses import replace
 
 import firedrake as fd
 import numpy as np
@@ -76,7 +77,7 @@ def linear_steps():
 
 def nonlinear_steps():
     """With boundary values that change in time, and weight decay."""
-    settings = advection_diffusion.SETTINGS["reduced"]
+    settings = replace(advection_diffusion.SETTINGS["reduced"], end=0.4, longer=0.4)
     problem = advection_diffusion.Problem(settings)
     problem.parameters |= {"snes_rtol": 1e-12, "snes_atol": 1e-13}
     return (

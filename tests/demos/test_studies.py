@@ -141,10 +141,11 @@ def test_reaction(tmp_path):
     assert runs["N(a, b)"]["rate_error"] > 2 * learned["rate_error"]
 
 
-def test_encoder_and_law(tmp_path):
-    """Law and encoder are recovered together; neither alone explains the data."""
+def test_encoder_and_law(tmp_path, monkeypatch):
+    """Law and encoder are recovered together; neither alone explains the data of five walls."""
     module = study("encoder_and_law")
-    numbers = module.main(["--output", str(tmp_path), "--cells", "6", "--iterations", "60"])
+    monkeypatch.setattr(module, "ATTRIBUTES", np.linspace(0, 1, 5))
+    numbers = module.main(["--output", str(tmp_path), "--cells", "6", "--iterations", "80"])
     check_files(tmp_path, numbers, {"network": 1, "encoder": 1})
     runs = numbers["runs"]
     assert runs["both"]["loss"] < 0.05 * runs["encoder only"]["loss"]

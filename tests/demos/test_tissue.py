@@ -84,7 +84,7 @@ def test_law_has_no_hole_where_a_rate_is_a_limit():
 def test_networks_learn_the_membrane(tmp_path):
     """A wave in a small piece of tissue; all files are written and hold what was learned."""
     sizes = ["--cells", "5", "--side", "8.33", "--end", "12", "--test-end", "10"]
-    work = ["--rates", "1600", "--windows", "4", "--window", "10", "--iterations", "8"]
+    work = ["--rates", "1000", "--windows", "4", "--window", "5", "--iterations", "8"]
     numbers = study.main(["--output", str(tmp_path), *sizes, *work])
     assert json.loads((tmp_path / "results.json").read_text()) == numbers
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

@@ -91,6 +91,20 @@ def test_integrals_without_coefficients_keep_their_degree(V):
         femnn.assemble(points * other * dx)
 
 
+def test_integrals_without_coefficients_keep_their_degree_on_curved_cells(V):
+    """Whose map from the reference cell counts."""
+    x, y = SpatialCoordinate(V.mesh())
+    curved = Function(VectorFunctionSpace(V.mesh(), "CG", 2)).interpolate(as_vector([x, y + x**2]))
+    V = FunctionSpace(Mesh(curved), "CG", 1)
+    u = Function(V).interpolate(sin(5 * SpatialCoordinate(V.mesh())[0]))
+    kappa = femnn.NeuralCoefficient(mlp(1), u, degree=2)
+    for integrand, measure in ((exp(u), dx), (inner(grad(u), grad(u)), ds)):
+        apart = assemble(integrand * measure)
+        assert assemble(integrand * measure(degree=1)) != pytest.approx(apart, rel=1e-6)
+        together = femnn.assemble(integrand * measure + kappa * dx)
+        assert together - femnn.assemble(kappa * dx) == pytest.approx(apart, rel=1e-12)
+
+
 def test_degree_of_the_measure(V):
     u = wave(V)
     kappa = femnn.NeuralCoefficient(mlp(1), u)
