@@ -1,16 +1,12 @@
-"""Two members on two ranks against both on one: a gradient and a Gauss-Newton action.
+"""Members on two ranks over all of them on one: gradients and Gauss-Newton products.
 
-Each member is the problem of ``benchmarks.problem`` with a source of its own.  Both ways run in one
-process after the other, call by call, so that what else the machine does is the same for both;
-rank 1 sleeps while rank 0 has both members.  Where ranks have no core of their own, the clock says
-little, and the processor's time what each has to do.  Prints JSON; run under ``mpiexec -n 2``.
+Two members are the problem of ``benchmarks.problem`` with sources of their own; four are tests of
+the tomography study.  Run under ``mpiexec -n 2`` as a module it prints JSON.
 """
 
 import json
-import os
-import subprocess
 import sys
-import time
+from functools import cache, partial
 
 import numpy as np
 from firedrake import *
@@ -18,13 +14,19 @@ from firedrake.adjoint import *
 from mpi4py import MPI
 
 import femnn
-from benchmarks.problem import DEGREE, OPTIONS, network, other_weights
+from benchmarks.problem import DEGREE, OPTIONS, network
+from benchmarks.speedup import Compared, run_on_ranks
+from demos.studies.tomography.aquifer import NOISE, campaign, make_mesh
+from demos.studies.tomography.inversion import heads
+from demos.studies.tomography.model import Site, read_truth
+from demos.studies.tomography.unknowns import NetworkAquifer
+from femnn.tape.columns import gauss_newton_matrix
 from femnn.tape.curvature import gauss_newton_product
 
 SOURCES = (10.0, 9.0)
 
 
-def functional(n, comm):
+def two_sources(n, comm):
     net = network()
 
     def build(source, comm):
@@ -36,93 +38,111 @@ def functional(n, comm):
         femnn.solve(F == 0, u, bc, solver_parameters=OPTIONS)
         return femnn.assemble((u - 1) ** 2 * dx)
 
-    return femnn.ensemble(build, SOURCES, net, comm=comm)
+    return femnn.ensemble(build, SOURCES, [net], comm=comm)
 
 
-class Work:
-    """An ensemble's gradient and Gauss-Newton action at other weights each time."""
-
-    def __init__(self, n, comm):
-        self.Jhat, self.comm = functional(n, comm), comm
-        self.weights = femnn.Weights.of(network())
-
-    def gradient(self, w):
-        self.Jhat(self.weights.like(w))
-        return self.Jhat.derivative().vector
-
-    def action(self, w):
-        model, direction = self.Jhat, self.weights.like(np.cos(w))
-        return gauss_newton_product(model.functional, model.controls, [direction], model.tape)
-
-    def measure(self, what, w):
-        """Seconds of the clock, and of the processor on the rank that waits least for others."""
-        self.comm.barrier()
-        wall, own = time.perf_counter(), time.process_time()
-        result = getattr(self, what)(w)
-        own = self.comm.allreduce(time.process_time() - own, op=MPI.MIN)  # waiting is busy
-        return [time.perf_counter() - wall, own], result
+@cache
+def pumping_tests():
+    """Three tests and the state without pumping; readings are those of a coarse mesh."""
+    found = campaign(n_tests=3, n_wells=12, seed=0)
+    read_truth(found, (6, 6), seed=0)
+    return found
 
 
-def wait_for_rank_zero():
-    """Wait without using a processor."""
-    request = MPI.COMM_WORLD.Ibarrier()
-    while not request.Test():
-        time.sleep(1e-3)
+def tomography(cells, comm, layers=6):
+    found, aquifer = pumping_tests(), NetworkAquifer(12, seed=0)
+
+    def build(test, comm):
+        site = Site(make_mesh(cells, layers, comm))
+        ports = femnn.Stations(site.mesh, found.ports)
+        data = femnn.Observations(ports, found.readings[test], NOISE)
+        return data.misfit(heads(aquifer, site, test))
+
+    return femnn.ensemble(build, found.tests, aquifer.controls, comm=comm)
 
 
-def compare(n, repeats):
-    world = MPI.COMM_WORLD
-    together, alone = Work(n, world), Work(n, MPI.COMM_SELF) if world.rank == 0 else None
-    wait_for_rank_zero()
-    found = {(what, who): [] for what in ("gradient", "action") for who in ("two", "one")}
+PROBLEMS = {"two sources": two_sources, "tomography": tomography}
+
+
+def gradient(Jhat, at):
+    """The gradient at other values of the controls, after the loss there."""
+    Jhat(at(Jhat))
+    return np.concatenate([part.vector for part in Jhat.derivative()])
+
+
+def action(Jhat, at):
+    """The product with a direction."""
+    product = gauss_newton_product(Jhat.functional, Jhat.controls, at(Jhat), Jhat.tape)
+    return np.concatenate([part.vector for part in product])
+
+
+def matrix(Jhat, at):
+    """All of it, as ``fit`` takes it for few weights."""
+    return gauss_newton_matrix(Jhat.functional, Jhat.controls, Jhat.tape)
+
+
+WORK = {
+    "two sources": {"gradient": gradient, "Gauss-Newton action": action},
+    "tomography": {
+        "gradient": gradient,
+        "Gauss-Newton action": action,
+        "Gauss-Newton matrix": matrix,
+    },
+}
+
+
+def values_at(step, Jhat):
+    """The controls' values as an optimiser visits them: each a small step from the last."""
+    random = np.random.default_rng(step)
+    return [
+        c.control.like(c.control.vector + 1e-3 * random.standard_normal(len(c.control)))
+        for c in Jhat.controls
+    ]
+
+
+def compare(problem, n, repeats):
+    """Times of all work by all ways, and by how much gradients differ."""
+    compared = Compared(partial(PROBLEMS[problem], n))
     error = 0.0
-    for i, w in enumerate(other_weights(repeats + 1, len(together.weights))):
-        for what in ("gradient", "action"):
-            seconds, result = together.measure(what, w)
-            found[what, "two"].append(seconds)
-            if alone is not None:
-                seconds, expected = alone.measure(what, w)
-                found[what, "one"].append(seconds)
-                if what == "gradient":
-                    difference = np.linalg.norm(result - expected) / np.linalg.norm(expected)
-                    error = max(error, difference)
-            wait_for_rank_zero()
+    for i in range(repeats + 1):
+        for name, work in WORK[problem].items():
+            found = compared.measure(
+                name, lambda Jhat, work=work, i=i: work(Jhat, partial(values_at, i))
+            )
+            if name == "gradient" and "one" in found:
+                difference = np.linalg.norm(found["ranks"] - found["one"])
+                error = max(error, difference / np.linalg.norm(found["one"]))
         if i == 0:
-            for times in found.values():
-                times.clear()
-    return found, error
+            compared.forget()
+    row = {"problem": problem, "cells": n, "gradient error": float(error)}
+    return row | {"work": compared.report()}
 
 
-def main(n, repeats):
-    found, error = compare(n, repeats)
-    if MPI.COMM_WORLD.rank:
-        return
-    best = {key: np.min(times, axis=0).tolist() for key, times in found.items()}
-    row = {"cells": f"{n} x {n}", "gradient error": error}
-    for what in ("gradient", "action"):
-        one, two = best[what, "one"], best[what, "two"]
-        row[what] = {"clock": one[0] / two[0], "processor": one[1] / two[1], "seconds": one}
-    print(json.dumps(row))
+def measure(repeats, cases=(("two sources", 64), ("two sources", 128), ("tomography", 16))):
+    """Each case in processes of its own."""
+    return [run_on_ranks(2, "ensembles", problem, n, repeats) for problem, n in cases]
 
 
-def measure(repeats, sizes=(64, 128)):
-    """Each size in processes of its own."""
-    # This process has started MPI itself, which mpiexec must not take for its own.
-    ours = ("OMPI_COMM", "OMPI_UNIVERSE", "OMPI_MCA_orte", "OMPI_MCA_ess", "PMIX_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    rows = []
-    for n in sizes:
-        command = ["mpiexec", "-n", "2", sys.executable, "-m", "benchmarks.ensembles"]
-        done = subprocess.run(
-            [*command, str(n), str(repeats)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
+def report(rows):
+    """Print what was measured."""
+    print("\n(j) Members on two ranks over all on one, times faster, and two copies at once")
+    for row in rows:
+        print(
+            f"    {row['problem']}, {row['cells']} cells along a side; gradients differ by "
+            f"{row['gradient error']:.0e}"
         )
-        rows.append(json.loads(done.stdout.strip().splitlines()[-1]))
-    return rows
+        for name, found in row["work"].items():
+            print(
+                f"      {name:<22}{found['times faster']:>6.2f}, copies {found['copies']:.2f}"
+                f"{1e3 * found['seconds']['one']:>8.0f} ms on one"
+            )
+
+
+def main(problem, n, repeats):
+    row = compare(problem, int(n), int(repeats))
+    if MPI.COMM_WORLD.rank == 0:
+        print(json.dumps(row))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -16,6 +16,7 @@ from mpi4py import MPI
 import femnn
 from benchmarks.communication import counted
 from benchmarks.problem import DEGREE, network, other_weights, peak_memory
+from benchmarks.speedup import wait_for_all
 from femnn.tape.curvature import gauss_newton_product
 from femnn.training.loss import Loss
 
@@ -165,13 +166,6 @@ def latency(comm, repeats=2000):
     return best
 
 
-def _wait(comm):
-    """Wait for rank 0 without using a processor."""
-    request = comm.Ibarrier()
-    while not request.Test():
-        time.sleep(1e-3)
-
-
 def clocks(sizes, repeats, stations):
     """Seconds of each piece of work, at best, on each number of ranks; idle ranks sleep.
 
@@ -187,7 +181,7 @@ def clocks(sizes, repeats, stations):
         row = {"cells": f"{n} x {n}", "ranks": ranks}
         if world.rank < ranks:
             row |= _best(Model(n, comm, stations), repeats)
-        _wait(world)
+        wait_for_all(world)
         rows.append(row)
     return {"rows": rows, "latency": latency(world)}
 

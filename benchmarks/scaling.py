@@ -8,10 +8,10 @@ runs in processes of its own.
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
+
+from benchmarks.speedup import run_on_ranks
 
 RANKS = (1, 2, 4, 8, 16)
 STATIONS = 300
@@ -19,7 +19,7 @@ STATIONS = 300
 
 def measure(repeats, ranks=RANKS, n=64, timed=128, stations=STATIONS):
     """Counts on each number of ranks, clocks on the cores there are, and the model's times."""
-    rows = [_run(r, "count", n, stations) for r in ranks]
+    rows = [run_on_ranks(r, "on_ranks", "count", n, stations) for r in ranks]
     vectors = [row.pop("vectors") for row in rows]
     for row, own in zip(rows, vectors, strict=True):
         row["errors"] = {k: _error(own[k], vectors[0][k]) for k in own}
@@ -27,13 +27,13 @@ def measure(repeats, ranks=RANKS, n=64, timed=128, stations=STATIONS):
     most = [r for r in ranks if r <= cores]
     sizes = [[(timed, r), (round(timed * np.sqrt(r)), r)] for r in most]
     sizes = [pair for k, pairs in enumerate(sizes) for pair in (pairs if k else pairs[:1])]
-    clock = _run(most[-1], "clocks", json.dumps(sizes), repeats, stations)
-    finer = _run(1, "count", 2 * n, stations)
+    clock = run_on_ranks(most[-1], "on_ranks", "clocks", json.dumps(sizes), repeats, stations)
+    finer = run_on_ranks(1, "on_ranks", "count", 2 * n, stations)
     run = {
         "counts": rows,
         "clocks": clock,
         "bytes a point": _bytes_of_a_point(rows[0], finer),
-        "mesh": _run(min(4, ranks[-1]), "mesh", 5 * n),
+        "mesh": run_on_ranks(min(4, ranks[-1]), "on_ranks", "mesh", 5 * n),
     }
     return run | {"model": model(run)}
 
@@ -129,20 +129,3 @@ def _report_clocks(clock):
             print(
                 f"    {row['cells']} on {row['ranks']}, {kind} over {first['cells']} on 1: {shown}"
             )
-
-
-def _run(ranks, *args):
-    """``benchmarks.on_ranks`` on so many ranks; the JSON that it prints."""
-    # This process has started MPI itself, which mpiexec must not take for its own.
-    ours = ("OMPI_COMM", "OMPI_UNIVERSE", "OMPI_MCA_orte", "OMPI_MCA_ess", "PMIX_")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    environment |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
-    command = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "benchmarks.on_ranks"]
-    done = subprocess.run(
-        [*command, *map(str, args)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -14,6 +14,7 @@ from benchmarks import (
     splitting,
     steps,
     training,
+    two_ranks,
 )
 from benchmarks.posterior import checkerboard, heat, long_chains, subsurface
 from benchmarks.problem import run_fresh
@@ -142,19 +143,6 @@ def report_training(run):
     )
 
 
-def report_ensembles(rows):
-    print("\n(j) Two members on two ranks over both on one, times faster; processor's time, clock")
-    for row in rows:
-        shown = [
-            f"{name} {row[what]['processor']:.2f}, {row[what]['clock']:.2f}"
-            for what, name in (("gradient", "gradient"), ("action", "Gauss-Newton action"))
-        ]
-        print(
-            f"    {row['cells']:<12}{'; '.join(shown)}; gradients differ by "
-            f"{row['gradient error']:.0e}"
-        )
-
-
 # For each name on the command line: its key in the results, what measures, what prints.
 BENCHMARKS = {
     "written-out": ("written out", against_written_out, report_written_out),
@@ -178,7 +166,8 @@ BENCHMARKS = {
     "memory": ("memory", lambda repeats: memory.measure(), report_memory),
     "steps": ("steps", steps.measure, report_steps),
     "splitting": ("splitting", splitting.measure, report_splitting),
-    "ensembles": ("ensembles", ensembles.measure, report_ensembles),
+    "ensembles": ("ensembles", ensembles.measure, ensembles.report),
+    "two-ranks": ("two ranks", two_ranks.measure, two_ranks.report),
     "scaling": ("scaling", scaling.measure, scaling.report),
     "training": ("training", training.measure, report_training),
     "heat-1d": ("heat in 1-D", lambda repeats: heat.measure(), heat.report),

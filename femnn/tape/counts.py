@@ -29,8 +29,8 @@ class Solves:
         Runs of its second-order adjoint: products with the Hessian.
     linear
         Linear systems that femnn's solvers have solved in all these: one for each iteration of
-        Newton's method, for each adjoint, and each direction.  Those of Firedrake's own solvers
-        do not count.
+        Newton's method, for each adjoint, and each direction, and where one of these has left
+        over too much one more.  Those of Firedrake's own solvers do not count.
     """
 
     forward: int = 0

@@ -280,20 +280,26 @@ def _refined(
 ) -> float:
     """Solve, and again for what is left over while that is too much; its norm over that of ``b``.
 
-    Krylov methods stop by the preconditioned residual, which can be small where the residual is not.
+    Krylov methods stop by the preconditioned residual, which may be small where this one is not.
     """
     solve(b, x)
     matrix, correction = ksp.getOperators()[0], x.duplicate()
-    left = _left_over(matrix, x, b, transposed)
-    for _ in range(REFINEMENTS):
-        converged = ksp.getConvergedReason() == PETSc.KSP.ConvergedReason.CONVERGED_RTOL
-        if not converged or _relative(left, b) <= LARGEST_RESIDUAL:
-            break
-        count("linear")
-        correction.zeroEntries()
-        solve(left, correction)
-        x.axpy(1.0, correction)
-        left = _left_over(matrix, x, b, transposed)
+    left, tolerance = _left_over(matrix, x, b, transposed), ksp.getTolerances()[0]
+    try:
+        for attempt in range(REFINEMENTS):
+            residual = _relative(left, b)
+            converged = ksp.getConvergedReason() == PETSc.KSP.ConvergedReason.CONVERGED_RTOL
+            if not converged or residual <= LARGEST_RESIDUAL:
+                break
+            count("linear")
+            enough = 0.1 * LARGEST_RESIDUAL / residual if attempt == 0 else 0.0
+            ksp.setTolerances(rtol=max(tolerance, enough))
+            correction.zeroEntries()
+            solve(left, correction)
+            x.axpy(1.0, correction)
+            left = _left_over(matrix, x, b, transposed)
+    finally:
+        ksp.setTolerances(rtol=tolerance)
     return _relative(left, b)
 
 

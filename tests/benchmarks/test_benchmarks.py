@@ -4,13 +4,26 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
 from checkpoint_schedules import Revolve
 from mpi4py import MPI
 
-from benchmarks import coverage, derivatives, gpu, memory, mosaic, on_ranks, scaling, training
+from benchmarks import (
+    coverage,
+    derivatives,
+    ensembles,
+    gpu,
+    memory,
+    mosaic,
+    on_ranks,
+    scaling,
+    speedup,
+    training,
+    two_ranks,
+)
 from benchmarks.methods import WithFemnn
 from benchmarks.posterior import checkerboard, heat, long_chains, subsurface
 from benchmarks.problem import network, other_weights
@@ -179,6 +192,47 @@ def test_the_command_runs_where_only_torch_is(tmp_path):
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     assert list(json.loads((tmp_path / "results.json").read_text())) == ["gpu"]
+
+
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize("solver", two_ranks.SOLVERS)
+def test_parts_of_a_solve_on_two_ranks(solver):
+    """All three ways give one gradient, and parts are not longer than the whole."""
+    row = two_ranks.compare(8, solver, repeats=1)
+    assert row["gradient error"] < 1e-7
+    assert set(row["work"]) == (set(two_ranks.WORK) if MPI.COMM_WORLD.rank == 0 else set())
+    for found in row["work"].values():
+        assert 0 < sum(part["share"] for part in found["parts"].values()) < 1
+        assert min(found["times faster"], found["copies"]) > 0
+
+
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize(("problem", "n"), [("two sources", 4), ("tomography", 3)])
+def test_members_on_two_ranks(problem, n):
+    """The gradient is that of all members on one rank."""
+    row = ensembles.compare(problem, n, repeats=1)
+    assert row["gradient error"] < 1e-10
+    if MPI.COMM_WORLD.rank == 0:
+        assert set(row["work"]) == set(ensembles.WORK[problem])
+
+
+@pytest.mark.parallel([1, 2])
+def test_copies_and_ranks_against_one():
+    """Work that ranks divide is faster by their number, copies of a nap gain as much."""
+
+    def nap(comm):
+        time.sleep(0.1 / comm.size)
+        return comm.size
+
+    compared, size = speedup.Compared(lambda comm: comm), MPI.COMM_WORLD.size
+    for _ in range(3):  # the shortest counts
+        results = compared.measure("nap", nap)
+    assert results["ranks"] == size
+    assert results["copies"] == 1
+    if MPI.COMM_WORLD.rank == 0:
+        row = compared.report()["nap"]
+        assert row["times faster"] == pytest.approx(size, rel=0.5)
+        assert row["copies"] == pytest.approx(size, rel=0.5)
 
 
 @pytest.mark.parallel([1, 3])
