@@ -125,7 +125,10 @@ def measure(repeats, cases=(("two sources", 64), ("two sources", 128), ("tomogra
 
 def report(rows):
     """Print what was measured."""
-    print("\n(j) Members on two ranks over all on one, times faster, and two copies at once")
+    print(
+        "\n(j) Members on two ranks over all on one, times faster (1.9 is wanted), and two copies "
+        "at once"
+    )
     for row in rows:
         print(
             f"    {row['problem']}, {row['cells']} cells along a side; gradients differ by "
