@@ -28,8 +28,9 @@ REFINEMENTS = 3
 NOT_POSSIBLE = (56, 73, 76, 101)
 # The others do without the linear solver that the options name, or give it a part of the matrix.
 NEWTON = ("newtonls", "newtontr", "newtontrdc", "ksponly")
-# Firedrake's that cannot be applied transposed; an attempt leaves PETSc's objects unusable.
-NO_TRANSPOSE = ("HybridizationPC", "SCPC", "PCDPC")
+# What cannot be applied transposed; an attempt leaves PETSc's objects unusable, so that PETSc may
+# crash when it destroys them.  SOR can for matrices only that are known to be symmetric.
+NO_TRANSPOSE = ("HybridizationPC", "SCPC", "PCDPC", "chebyshev", "sor", "eisenstat")
 MULTIGRID = ("P1PC", "PMGPC", "GTMGPC", "mg")
 NOT_LINEAR = ("snes_", "fas_", "pfas_", "npc_")
 
@@ -335,7 +336,7 @@ def _has_transpose(state: State) -> bool:
     smoothers = [v for k, v in options.items() if "levels" in k and k.endswith("ksp_type")]
     if any(kind in MULTIGRID for kind in kinds) and not smoothers:
         return False  # its default smoother is Chebyshev's
-    return not any(kind in (*NO_TRANSPOSE, "chebyshev") for kind in kinds)
+    return not any(kind in NO_TRANSPOSE for kind in kinds)
 
 
 def _kind(options: dict) -> str:

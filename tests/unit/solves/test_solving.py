@@ -126,6 +126,16 @@ def test_a_loose_adjoint_solve_goes_on(V, exact):
     check_same(values_and_gradients(Jhat, kappa), exact[True], 1e-5)
 
 
+@pytest.mark.parametrize("pc", ["sor", "eisenstat"])
+def test_no_transposed_solve_is_tried_where_there_is_none(pc, V, exact):
+    """PETSc's objects are unusable after it, and crash it where they are destroyed."""
+    parameters = {"ksp_type": "gmres", "pc_type": pc, **TIGHT}
+    Jhat, kappa, solver, *_ = poisson(V, solver_parameters=parameters)
+    forward = solver.state.solver
+    check_same(values_and_gradients(Jhat, kappa), exact[True], 1e-6)
+    assert solver.state.solver is forward
+
+
 def stokes(parameters):
     get_working_tape().clear_tape()
     mesh = UnitSquareMesh(4, 4)
