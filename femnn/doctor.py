@@ -155,11 +155,13 @@ def petsc() -> str:
 
 
 def cuda(torch: ModuleType) -> str:
-    """Return the CUDA devices that PyTorch sees."""
+    """Return the CUDA devices that PyTorch sees; without any, whether it was built for them."""
+    built = torch.version.cuda
     if not torch.cuda.is_available():
-        return "no device (networks run on the CPU)"
+        reason = f"PyTorch is built for CUDA {built}" if built else "PyTorch is built without CUDA"
+        return f"no device, so networks run on the CPU ({reason})"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{torch.version.cuda}: {', '.join(names)}"
+    return f"{built}: {', '.join(names)}"
 
 
 def thread_advice() -> str:

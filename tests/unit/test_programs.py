@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,6 +115,23 @@ class TestDoctor:
         assert list(doctor.optional()) == [
             ("no_such_module", "not usable, so no figures: python -m pip install no_such_module")
         ]
+
+    @pytest.mark.parametrize(
+        ("built", "devices", "said"),
+        [
+            (None, [], "no device, so networks run on the CPU (PyTorch is built without CUDA)"),
+            ("13.0", [], "no device, so networks run on the CPU (PyTorch is built for CUDA 13.0)"),
+            ("13.0", ["A", "B"], "13.0: A, B"),
+        ],
+    )
+    def test_devices_or_why_there_are_none(self, built, devices, said):
+        seen = {
+            "is_available": lambda: bool(devices),
+            "device_count": lambda: len(devices),
+            "get_device_name": lambda i: devices[i],
+        }
+        torch = SimpleNamespace(version=SimpleNamespace(cuda=built), cuda=SimpleNamespace(**seen))
+        assert doctor.cuda(torch) == said
 
     def test_a_check_that_stops_says_what_to_do(self, monkeypatch, capsys):
         def stop():
