@@ -121,8 +121,8 @@ class TestRun:
     def test_failure_ends_the_steps_beside_it(self, place):
         start = time.monotonic()
         with pytest.raises(failure.SetupError, match="step 's0'"):
-            build.run(fake_steps("sleep 0.2; exit 3", "sleep 60", stages=(0, 0)), place)
-        assert time.monotonic() - start < 30
+            build.run(fake_steps("sleep 0.2; exit 3", "sleep 600", stages=(0, 0)), place)
+        assert time.monotonic() - start < 300
 
     def test_kept_wheel_is_made_once(self, place):
         make = Command(("sh", "-c", "mkdir {out}; echo made >> {env}/trace"), creates="{wheels}")

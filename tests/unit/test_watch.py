@@ -39,7 +39,7 @@ class Run:
             text=True,
         )
         # A run that never says what is waited for ends too.
-        self.timer = threading.Timer(200, self.process.kill)
+        self.timer = threading.Timer(300, self.process.kill)
         self.timer.start()
 
     def until(self, text):

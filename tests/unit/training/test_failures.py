@@ -172,7 +172,7 @@ def test_training_outside_the_main_thread():
         target=lambda: results.append(femnn.fit(Jhat, maxiter=2, progress=False))
     )
     thread.start()
-    thread.join(timeout=60)
+    thread.join(timeout=300)
     assert [r.reason for r in results] == ["iterations"]
 
 
