@@ -1,8 +1,10 @@
 """The installer: keys, resuming, locking and messages; no network, nothing is compiled."""
 
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,3 +268,35 @@ def test_every_step_has_its_own_name_and_digest():
     assert len({step.name for step in steps}) == len(steps)
     assert len({step.digest for step in steps}) == len(steps)
     assert replace(steps[0], digest="") == recipe.plan(pins.read())[0]
+
+
+class TestImages:
+    """The two recipes of one image: docker/Dockerfile and, for Apptainer, docker/femnn.def."""
+
+    RECIPES = tuple((ROOT / "docker" / name).read_text() for name in ("Dockerfile", "femnn.def"))
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            r"apt-get install -y --no-install-recommends \\\n +([a-z0-9 -]+\w)",
+            r"FEMNN_ENV=(\S+)",
+            r"OMP_NUM_THREADS=(\S+)",
+            r"pip install (--no-deps --no-build-isolation --no-cache-dir)",
+            r"(?:ARG BASE=|From: )(\S+)",
+        ],
+    )
+    def test_recipes_agree(self, pattern):
+        docker, apptainer = (set(re.findall(pattern, recipe)) for recipe in self.RECIPES)
+        assert docker == apptainer != set()
+
+    def test_apptainer_is_given_what_the_build_reads(self):
+        text = self.RECIPES[1]
+        files = [
+            line.split()[0] for line in text.split("%files\n")[1].split("\n\n")[0].splitlines()
+        ]
+        assert all((ROOT / name).exists() for name in files)
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        read = {project["project"]["readme"], *project["project"]["license-files"]}
+        read |= {project["build-system"]["backend-path"][0].split("/")[0]}
+        read |= {*project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"], "Makefile"}
+        assert read < set(files)
