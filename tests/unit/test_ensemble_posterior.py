@@ -8,6 +8,7 @@ from mpi4py import MPI
 
 import femnn
 from femnn.inference.terms import Terms
+from femnn.parallel import on_rank_zero
 
 SOURCES = (1.0, 2.0, 3.0)
 NOISE = 0.02
@@ -51,12 +52,14 @@ def as_ensemble(scale=None, loss=None, comm=MPI.COMM_WORLD):
 
 
 def on_one_tape(scale=None):
+    """One of its own, without the ensemble."""
     law, prior = law_and_prior()
-    continue_annotation()
-    misfits = [record(law, source, MPI.COMM_SELF, scale) for source in SOURCES]
-    J = sum(misfits[1:], misfits[0]) + prior.energy()
-    pause_annotation()
-    return ReducedFunctional(J, Control(femnn.Weights.of(law))), law
+    with set_working_tape(Tape()):
+        continue_annotation()
+        misfits = [record(law, source, MPI.COMM_SELF, scale) for source in SOURCES]
+        J = sum(misfits[1:], misfits[0]) + prior.energy()
+        pause_annotation()
+        return ReducedFunctional(J, Control(femnn.Weights.of(law))), law
 
 
 def fitted(Jhat):
@@ -70,34 +73,39 @@ def in_numbers(posterior, law):
     return [*told, posterior.effective_parameters, *band.mean, *band.std]
 
 
+def posteriors(Jhat, law):
+    """By all directions, and by a few."""
+    fitted(Jhat)
+    return [in_numbers(femnn.laplace(Jhat, rank=rank), law) for rank in (None, 6)]
+
+
 @pytest.mark.parallel([1, 2, 3])
 def test_a_posterior_is_that_of_one_tape():
-    """By all directions, and by a few."""
-    (Jhat, law), (together, same_law) = as_ensemble(), on_one_tape()
-    for known in (Jhat, together):
-        fitted(known)
-    for rank in (None, 6):
-        found, expected = (femnn.laplace(known, rank=rank) for known in (Jhat, together))
-        assert found.n_data == 12
-        np.testing.assert_allclose(
-            in_numbers(found, law), in_numbers(expected, same_law), rtol=1e-5, atol=1e-9
-        )
+    found = posteriors(*as_ensemble())
+    expected = on_rank_zero(MPI.COMM_WORLD, lambda: posteriors(*on_one_tape()))
+    assert [numbers[0] for numbers in found] == [12, 12]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def by_evidence(record_all):
+    """With a scale, which is estimated: that, the history and the posterior's numbers."""
+    noise = Constant(1e-2)
+    Jhat, law = record_all(scale=noise)
+    found = femnn.fit_with_evidence(Jhat, rounds=2, progress=False)
+    return float(noise), found.history, in_numbers(found.posterior, law)
 
 
 @pytest.mark.parallel([1, 2, 3])
 def test_evidence_finds_noise_and_precisions():
     """The scale is on the tape of each member."""
-    noise, same_noise = Constant(1e-2), Constant(1e-2)
-    Jhat, law = as_ensemble(scale=noise)
-    together, same_law = on_one_tape(scale=same_noise)
-    found = femnn.fit_with_evidence(Jhat, rounds=2, progress=False)
-    expected = femnn.fit_with_evidence(together, rounds=2, progress=False)
-    assert abs(float(noise) - 1e-2) > 1e-4, "nothing was estimated"
-    assert float(noise) == pytest.approx(float(same_noise), rel=1e-4)
-    np.testing.assert_allclose(found.history, expected.history, rtol=1e-4)
-    np.testing.assert_allclose(
-        in_numbers(found.posterior, law), in_numbers(expected.posterior, same_law), rtol=1e-3
+    noise, history, numbers = by_evidence(as_ensemble)
+    same_noise, same_history, same_numbers = on_rank_zero(
+        MPI.COMM_WORLD, lambda: by_evidence(on_one_tape)
     )
+    assert abs(noise - 1e-2) > 1e-4, "nothing was estimated"
+    assert noise == pytest.approx(same_noise, rel=1e-4)
+    np.testing.assert_allclose(history, same_history, rtol=1e-4)
+    np.testing.assert_allclose(numbers, same_numbers, rtol=1e-3)
 
 
 @pytest.mark.parallel([1, 2])
