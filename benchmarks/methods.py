@@ -29,7 +29,7 @@ class WithFemnn:
             problem, solver_parameters=OPTIONS, warm_start=warm_start
         )
         self.solver.solve()
-        J = assemble(0.5 * (u - observed) ** 2 * dx)
+        J = femnn.assemble(0.5 * (u - observed) ** 2 * dx)
         pause_annotation()
         self.weights, self.evaluator = kappa.weights, kappa.evaluator
         self.tape = get_working_tape()

@@ -8,6 +8,7 @@ from typing import Any
 
 import firedrake as fd
 import numpy as np
+from firedrake.adjoint_utils.checkpointing import disk_checkpointing
 from pyadjoint import AdjFloat, ReducedFunctional
 from pyadjoint.enlisting import Enlist
 from pyadjoint.tape import stop_annotating
@@ -28,6 +29,13 @@ from femnn.parallel import raise_on_all_ranks, same_on_ranks
 from femnn.tape.model import largest_comm, values_behind
 from femnn.tape.vector import Vector
 from femnn.tape.weights import Weights
+
+
+class _Given(fd.Function):
+    """A value for a run of the tape.  Nobody changes it, so the tape keeps it without a copy."""
+
+    def _ad_create_checkpoint(self) -> Any:
+        return super()._ad_create_checkpoint() if disk_checkpointing() else self
 
 
 class TapeModel:
@@ -147,7 +155,7 @@ class TapeModel:
         both = list(zip(self._controls, arrays, strict=True))
         shared = (array for control, array in both if is_shared(control))
         self._check_ranks(b"".join(a.tobytes() for a in shared), "weights or Constants")
-        return [like(control, array) for control, array in both]
+        return [_given(control, array) for control, array in both]
 
     def _check_ranks(self, data: bytes, what: str) -> None:
         if self._comm is not None and not same_on_ranks(self._comm, data):
@@ -168,3 +176,13 @@ class TapeModel:
             self._check_ranks(factors.tobytes(), "the gradients of the loss for the values")
             return functional.like(factors)
         return field_on(functional.function_space().dual(), numpy_of(cotangent))
+
+
+def _given(control: Any, array: np.ndarray) -> Any:
+    """A new value for a control.  Collective for fields."""
+    if not isinstance(control, fd.Function):
+        return like(control, array)
+    value = _Given(control.function_space())
+    data = value.dat.data_wo
+    data[...] = array.reshape(data.shape)
+    return value

@@ -25,6 +25,7 @@ from femnn.fields.derivatives import (
     set_directions,
 )
 from femnn.fields.kept import KeptForms
+from femnn.fields.linear import linear_in
 from femnn.fields.matrices import times_columns
 from femnn.tape.meshes import OnMeshes
 from femnn.tape.nodes import add_dependencies
@@ -59,6 +60,8 @@ class KeptFunctional:
         self.form = self.mirrors(form)
         self._directions = {s: Direction.like(c) for s, c in self.mirrors.copies.items()}
         self._assembler, self._matrices = KeptForms(), KeptForms(mat_type="aij")
+        self._linear = linear_in(self.form, self.mirrors.copies.values())
+        self._product = next(iter(self._linear.values()), None)
 
     def value(self, values: dict[Any, Any]) -> float:
         """The functional's value; the sources' own values where none are given.  Collective."""
@@ -67,7 +70,10 @@ class KeptFunctional:
     def change(self, dots: dict[Any, Any], values: dict[Any, Any]) -> float:
         """The functional's change in a direction, its value where there is none.  Collective."""
         self.mirrors.load(values)
-        return self._number("value", set_directions(self._directions, dots), lambda: self.form)
+        moving = set_directions(self._directions, dots)
+        if self._product is not None and not moving:
+            return self._product.value()
+        return self._number("value", moving, lambda: self.form)
 
     def derivative(self, source: Any, dots: dict[Any, Any], values: dict[Any, Any]) -> Any:
         """The derivative for one source, or its change in a direction.  Collective.
@@ -87,9 +93,10 @@ class KeptFunctional:
                     (source, index), moving, partial(entry_derivative, self.form, copy, index)
                 ),
             )
-        cotangent = zero_cotangent(copy.function_space())
+        if copy in self._linear and not moving:
+            return self._linear[copy].vector().copy(deepcopy=True)
         assemble = self._kept(source, moving, partial(fd.derivative, self.form, copy))
-        return cotangent if assemble is None else assemble(tensor=cotangent)
+        return zero_cotangent(copy.function_space()) if assemble is None else assemble()
 
     def second_columns(
         self, moving: Mapping[Any, np.ndarray], values: dict[Any, Any]

@@ -61,6 +61,11 @@ class _Cut:
         counts = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=n))])
         return cls(start, width, bins, counts)
 
+    @property
+    def span(self) -> float:
+        """Length of the range."""
+        return self.width * 2**LAST
+
     def points_in(self, pieces: np.ndarray) -> np.ndarray:
         """How many points lie in each piece, given by first and last of the finest ones."""
         return self.counts[pieces[:, 1]] - self.counts[pieces[:, 0]]
@@ -92,6 +97,11 @@ class Curve:
         Where a point lies in its piece, -1 to 1.
     direct
         Rows of the points that are nodes themselves.
+    span
+        Length of the range of the points.
+    known
+        What has shown the pieces to be resolved, at their nodes, shape
+        ``(n_nodes - n_direct, m, k)``.
     """
 
     nodes: np.ndarray
@@ -99,20 +109,32 @@ class Curve:
     piece: np.ndarray
     place: np.ndarray
     direct: np.ndarray
+    span: float
+    known: np.ndarray
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """Values at the points, shape ``(n_points, m)``, from those at the nodes."""
-        at_pieces = values[self.n_direct :].reshape(-1, PER_PIECE, values.shape[1])
-        coefficients = np.einsum("kn,pnm->mkp", _TO_COEFFICIENTS, at_pieces)
-        result = np.empty((len(self.piece), values.shape[1]))
+        return self.spread_each(values)[0]
+
+    def spread_each(self, *at_nodes: np.ndarray) -> list[np.ndarray]:
+        """The same of several quantities at once."""
+        coefficients = [self._coefficients(values) for values in at_nodes]
+        results = [np.empty((len(self.piece), values.shape[1])) for values in at_nodes]
         for rows, pieces, polynomials in self._blocks():
-            for j, table in enumerate(coefficients):
-                total = table[0].take(pieces)
-                for polynomial, row in zip(polynomials[1:], table[1:], strict=True):
-                    total += polynomial * row.take(pieces)
-                result[rows, j] = total
-        result[self.direct] = values[: self.n_direct]
-        return result
+            for tables, result in zip(coefficients, results, strict=True):
+                for j, table in enumerate(tables):
+                    total = table[0].take(pieces)
+                    for polynomial, row in zip(polynomials, table[1:], strict=True):
+                        total += polynomial * row.take(pieces)
+                    result[rows, j] = total
+        for values, result in zip(at_nodes, results, strict=True):
+            result[self.direct] = values[: self.n_direct]
+        return results
+
+    def _coefficients(self, values: np.ndarray) -> np.ndarray:
+        """Chebyshev coefficients, shape ``(m, PER_PIECE, n_pieces)``, from values at the nodes."""
+        at_pieces = values[self.n_direct :].reshape(-1, PER_PIECE, values.shape[1])
+        return np.einsum("kn,pnm->mkp", _TO_COEFFICIENTS, at_pieces)
 
     def gather(self, cotangent: np.ndarray) -> np.ndarray:
         """The transposed map: shape ``(n_nodes, m)`` from ``(n_points, m)``."""
@@ -124,19 +146,19 @@ class Curve:
         for rows, pieces, polynomials in self._blocks():
             for j in range(m):
                 part = rest[rows, j]
-                for k, polynomial in enumerate(polynomials):
-                    weights = part if k == 0 else part * polynomial
-                    sums[j, k] += np.bincount(pieces, weights, n_pieces)
+                sums[j, 0] += np.bincount(pieces, part, n_pieces)
+                for k, polynomial in enumerate(polynomials, 1):
+                    sums[j, k] += np.bincount(pieces, part * polynomial, n_pieces)
         at_pieces = np.einsum("kn,mkp->pnm", _TO_COEFFICIENTS, sums).reshape(-1, m)
         return np.concatenate([cotangent[self.direct], at_pieces])
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray, list[np.ndarray]]]:
-        """Some rows at a time, their pieces, and the Chebyshev polynomials at their places."""
+        """Some rows at a time, their pieces, and Chebyshev polynomials there but the constant."""
         for start in range(0, len(self.piece), BLOCK):
             rows = slice(start, start + BLOCK)
             t = self.place[rows]
-            double, polynomials = 2 * t, [np.ones_like(t), t]
-            for _ in range(DEGREE - 1):
+            double, polynomials = 2 * t, [t, 2 * t * t - 1]
+            for _ in range(DEGREE - 2):
                 polynomials.append(double * polynomials[-1] - polynomials[-2])
             yield rows, self.piece[rows], polynomials
 
@@ -172,23 +194,31 @@ def curve_through(
         return None
     cut = _Cut.of(x, start, span)
     found = _resolved(cut, lambda nodes: function(nodes, span), budget)
-    return None if found is None else _curve(x, cut, found)
+    return None if found is None else _curve(x, cut, *found)
 
 
-def _resolved(cut: _Cut, function: Function, budget: int) -> np.ndarray | None:
-    """The pieces on which the function is a polynomial to rounding; none if they are too many."""
+def _resolved(cut: _Cut, function: Function, budget: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The pieces on which the function is a polynomial to rounding; none if they are too many.
+
+    With the function's values at their nodes.
+    """
     ends = np.arange(0, 2**LAST + 1, 2 ** (LAST - FIRST))
     open_ = np.stack([ends[:-1], ends[1:]], axis=1)
     open_ = open_[cut.points_in(open_) > 0]
     before = np.full(len(open_), np.inf)
     closed: list[np.ndarray] = []
+    known: list[np.ndarray] = []
     used = 0  # nodes, and points that are nodes
     while len(open_):
         if used + PER_PIECE * len(open_) > budget:
             return None
-        tail = _tails(function, cut.nodes(open_))
+        nodes = cut.nodes(open_)
+        values = function(nodes.ravel())
+        values = values.reshape(*nodes.shape, *values.shape[1:])
+        tail = _tails(values)
         done = (tail <= RESOLVED) | ((tail <= NOISE) & (tail > before / 16))
         closed.append(open_[done])
+        known.append(values[done])
         used += PER_PIECE * int(done.sum())
         open_, before = open_[~done], tail[~done]
         last = (open_[:, 1] - open_[:, 0] == 1) | (cut.points_in(open_) <= PER_PIECE)
@@ -197,7 +227,9 @@ def _resolved(cut: _Cut, function: Function, budget: int) -> np.ndarray | None:
         filled = cut.points_in(open_) > 0
         open_, before = open_[filled], before[filled]
     pieces = np.concatenate(closed)
-    return pieces if used <= budget and len(pieces) else None
+    if used > budget or not len(pieces):
+        return None
+    return pieces, np.concatenate(known).reshape(-1, *known[0].shape[2:])
 
 
 def _halves(pieces: np.ndarray) -> np.ndarray:
@@ -206,13 +238,16 @@ def _halves(pieces: np.ndarray) -> np.ndarray:
     return ends.reshape(-1, 2)
 
 
-def _tails(function: Function, nodes: np.ndarray) -> np.ndarray:
+def _tails(values: np.ndarray) -> np.ndarray:
     """The size of the first coefficients left out on each piece, as a share of the function's.
 
     Guessed from the last four, which go down as a geometric sequence where the function is smooth.
+
+    Parameters
+    ----------
+    values
+        At the nodes, shape ``(n_pieces, PER_PIECE, m, k)``.
     """
-    values = function(nodes.ravel())
-    values = values.reshape(*nodes.shape, *values.shape[1:])
     size = np.maximum.accumulate(np.abs(values).max(axis=1), axis=-1)
     last = np.abs(np.einsum("kn,pnmi->pkmi", _TO_COEFFICIENTS[-4:], values))
     before, last = last[:, :2].max(axis=1), last[:, 2:].max(axis=1)
@@ -222,16 +257,16 @@ def _tails(function: Function, nodes: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(shares), shares, np.inf).max(axis=(1, 2))
 
 
-def _curve(x: np.ndarray, cut: _Cut, pieces: np.ndarray) -> Curve:
+def _curve(x: np.ndarray, cut: _Cut, pieces: np.ndarray, known: np.ndarray) -> Curve:
     lengths = pieces[:, 1] - pieces[:, 0]
     table = np.full(2**LAST, -1, dtype=np.intp)
     owners = np.repeat(np.arange(len(pieces)), lengths)
     within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     table[pieces[owners, 0] + within] = owners
-    piece = table[cut.bins]
+    piece = table.take(cut.bins)
     direct = np.flatnonzero(piece < 0)
     piece[direct] = 0
-    place = (x - cut.middle(pieces)[piece]) / cut.half(pieces)[piece]
+    place = (x - cut.middle(pieces).take(piece)) / cut.half(pieces).take(piece)
     place[direct] = 0.0
     nodes = np.concatenate([x[direct], cut.nodes(pieces).ravel()])
-    return Curve(nodes, len(direct), piece, place, direct)
+    return Curve(nodes, len(direct), piece, place, direct, cut.span, known)

@@ -70,7 +70,14 @@ class CurveEvaluator(PointEvaluator):
         curve = self.curve(x, weights, "values")
         if curve is None:
             return super().value(x, weights)
-        return curve.spread(super().value(curve.nodes[:, None], weights))
+        self._probe.check_mode()
+        self.sweeps["value"] += 1
+        values = curve.known[..., 0]
+        if curve.n_direct:
+            direct = self._values(curve.nodes[: curve.n_direct, None], weights)
+            values = np.concatenate([direct, values])
+        self._probe.note(curve.nodes[:, None], weights, values)
+        return curve.spread(values)
 
     def value_and_derivative(
         self, x: np.ndarray, weights: np.ndarray | None = None
@@ -79,8 +86,12 @@ class CurveEvaluator(PointEvaluator):
         curve = self.curve(x, weights, "slopes")
         if curve is None:
             return super().value_and_derivative(x, weights)
-        values, slopes = super().value_and_derivative(curve.nodes[:, None], weights)
-        return curve.spread(values), curve.spread(slopes[..., 0])[..., None]
+        self._probe.check_mode()
+        self.sweeps["derivative"] += 1
+        values, slopes = self._known(curve, weights)
+        self._probe.note(curve.nodes[:, None], weights, values)
+        values, slopes = curve.spread_each(values, slopes)
+        return values, slopes[..., None]
 
     def vjp(
         self,
@@ -97,7 +108,7 @@ class CurveEvaluator(PointEvaluator):
         nodes, inputs = curve.nodes[:, None], np.zeros((len(x), 1))
         _, product = super().vjp(nodes, curve.gather(cotangent), weights, False, of_weights)
         if of_inputs:
-            slopes = self._derivatives(nodes, weights)[1][..., 0]
+            slopes = self._known(curve, weights)[1]
             inputs[:, 0] = (cotangent * curve.spread(slopes)).sum(axis=1)
         return inputs, product
 
@@ -117,8 +128,9 @@ class CurveEvaluator(PointEvaluator):
         nodes, slopes_wanted = curve.nodes[:, None], of_slope or cotangent is not None
         seed = None if cotangent is None else curve.gather(cotangent)
         change = super().variation(nodes, None, weights_dot, weights, slopes_wanted, seed)
-        values, product = curve.spread(change.values), change.weights
-        slope = None if change.slope is None else curve.spread(change.slope[..., 0])
+        of_slopes = [] if change.slope is None else [change.slope[..., 0]]
+        values, *slopes = curve.spread_each(change.values, *of_slopes)
+        product, slope = change.weights, slopes[0] if slopes else None
         if x_dot is not None:
             seed = None if cotangent is None else curve.gather(cotangent * x_dot)
             ones = np.ones_like(nodes)
@@ -152,8 +164,24 @@ class CurveEvaluator(PointEvaluator):
                 return self._shown(nodes, weights, of, span)
 
             curve = curve_through(x[:, 0], shown, len(x) // SHARE[of])
-        self.points_passed += len(x) if curve is None else len(curve.nodes)
+        if curve is None:
+            self.points_passed += len(x)
+        else:  # at pieces' nodes values are known by now
+            self.points_passed += len(curve.nodes) if of == "weights" else curve.n_direct
         return curve
+
+    def _known(self, curve: Curve, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Values and slopes at a curve's nodes, each of shape ``(n_nodes, n_outputs)``.
+
+        Those at the nodes of pieces were found when these were shown to be resolved.
+        """
+        n = self.n_outputs
+        values, slopes = curve.known[:, :n, 0], curve.known[:, :n, 1] / curve.span
+        if curve.n_direct:
+            direct, of_direct = self._derivatives(curve.nodes[: curve.n_direct, None], weights)
+            values = np.concatenate([direct, values])
+            slopes = np.concatenate([of_direct[..., 0], slopes])
+        return values, slopes
 
     def _pays(self, of: str) -> bool:
         """Rounding of other dtypes would be told from what is not resolved by other numbers."""

@@ -25,5 +25,10 @@ class Cotangent(fd.Cofunction):
 
 def zero_cotangent(space: Any) -> Cotangent:
     """Zero in the dual of a function space."""
+    return zero_in(space.dual())
+
+
+def zero_in(dual: Any) -> Cotangent:
+    """Zero in a dual space; Firedrake makes one anew whenever a space is asked for its dual."""
     with stop_annotating():
-        return Cotangent(space.dual())
+        return Cotangent(dual)

@@ -8,6 +8,35 @@ from typing import Any
 import ufl
 from firedrake.assemble import get_assembler
 
+from femnn.fields.cotangents import zero_in
+
+
+class KeptForm:
+    """A form with its assembler; each call gives a new number, Cotangent or matrix.  Collective.
+
+    Parameters
+    ----------
+    form
+        The form, with its derivatives carried out.
+    **options
+        As for :func:`firedrake.assemble`.
+    """
+
+    def __init__(self, form: ufl.Form, **options: Any):
+        arguments = form.arguments()
+        self._assembler = get_assembler(form, **options)
+        self._dual = arguments[0].function_space().dual() if len(arguments) == 1 else None
+        self._number = None if arguments else self._assembler.allocate()
+
+    def __call__(self) -> Any:
+        """The assembled form."""
+        if self._dual is None:
+            return self._assembler.assemble(tensor=self._number)
+        result = zero_in(self._dual)
+        # As assemble does, but for the dual space, which Firedrake makes anew to compare.
+        self._assembler.execute_parloops(result)
+        return result
+
 
 class KeptForms:
     """Assemblers of forms that are made at their first use and kept.
@@ -20,12 +49,12 @@ class KeptForms:
 
     def __init__(self, form_compiler_parameters: dict | None = None, **options: Any):
         self._options = {"form_compiler_parameters": form_compiler_parameters, **options}
-        self._assemblers: dict[Any, Callable[..., Any] | None] = {}
+        self._assemblers: dict[Any, KeptForm | None] = {}
 
-    def __call__(self, key: Any, make_form: Callable[[], ufl.Form]) -> Callable[..., Any] | None:
-        """The assembler of the form with this key; ``None`` where the form is zero."""
+    def __call__(self, key: Any, make_form: Callable[[], ufl.Form]) -> KeptForm | None:
+        """The form with this key, to be assembled; ``None`` where it is zero."""
         if key not in self._assemblers:
             form = ufl.algorithms.expand_derivatives(make_form())
             empty = not isinstance(form, ufl.Form) or form.empty()
-            self._assemblers[key] = None if empty else get_assembler(form, **self._options).assemble
+            self._assemblers[key] = None if empty else KeptForm(form, **self._options)
         return self._assemblers[key]

@@ -1,4 +1,4 @@
-"""Products of sparse matrices with many columns at once."""
+"""Products of sparse matrices with many columns at once, and what linear solves leave over."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ def dense(columns: np.ndarray, comm: Any) -> Any:
     rows = np.asfortranarray(columns)
     size = ((len(rows), PETSc.DETERMINE), (PETSc.DECIDE, rows.shape[1]))
     return PETSc.Mat().createDense(size, array=rows, comm=comm)
+
+
+def left_over(matrix: PETSc.Mat, x: PETSc.Vec, b: PETSc.Vec, transposed: bool) -> PETSc.Vec:
+    """The residual, without what the null space holds."""
+    residual = b.duplicate()
+    (matrix.multTranspose if transposed else matrix.mult)(x, residual)
+    residual.aypx(-1.0, b)
+    kernel = matrix.getNullSpace() if transposed else matrix.getTransposeNullSpace()
+    if kernel.handle:
+        kernel.remove(residual)
+    return residual
+
+
+def relative(residual: PETSc.Vec, b: PETSc.Vec) -> float:
+    """A residual's norm over the right side's; zero where both are."""
+    scale = b.norm()
+    return residual.norm() / scale if scale > 0 else 0.0

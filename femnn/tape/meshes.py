@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,15 +91,25 @@ class OnMeshes(Block):
 
     def stand_on(self, meshes: Iterable[Any]) -> None:
         """Note where the meshes are.  After all other dependencies."""
-        self._meshes = {mesh: snapshots_of(mesh).present() for mesh in dict.fromkeys(meshes)}
+        found = dict.fromkeys(meshes)
+        self._meshes = list(found)
         for mesh in self._meshes:
             if is_moved_by_the_tape(mesh):
                 self.add_dependency(mesh)
+        self._mesh_nodes = [bv for bv in self.get_dependencies() if bv.output in found]
+        followed = {bv.output for bv in self._mesh_nodes}
+        # Without the meshes, whose hashes cost more than all else at an evaluation.
+        self._snapshots = [snapshots_of(mesh) for mesh in self._meshes]
+        self._recorded = [
+            (known, known.present())
+            for mesh, known in zip(self._meshes, self._snapshots, strict=True)
+            if mesh not in followed
+        ]
 
     @property
     def meshes(self) -> list[Any]:
         """The meshes."""
-        return list(self._meshes)
+        return self._meshes
 
     def recompute(self, markings: bool = False) -> None:
         """As pyadjoint's, on the recorded meshes."""
@@ -110,14 +120,14 @@ class OnMeshes(Block):
     def evaluate_adj(self, markings: bool = False) -> None:
         """As pyadjoint's, on the recorded meshes."""
         if any(output.adj_value is not None for output in self.get_outputs()):
-            self._check(bv.is_control_dependent for bv in self._mesh_nodes())
+            self._check(bv.is_control_dependent for bv in self._mesh_nodes)
         self._check(bv.is_control_dependent for bv in self._free_nodes())
         with self._recorded_meshes():
             super().evaluate_adj(markings)
 
     def evaluate_tlm(self, markings: bool = False) -> None:
         """As pyadjoint's, on the recorded meshes."""
-        nodes = [*self._mesh_nodes(), *self._free_nodes()]
+        nodes = [*self._mesh_nodes, *self._free_nodes()]
         self._check(bv.tlm_value is not None for bv in nodes)
         with self._recorded_meshes():
             super().evaluate_tlm(markings)
@@ -126,9 +136,6 @@ class OnMeshes(Block):
         """As pyadjoint's, on the recorded meshes."""
         with self._recorded_meshes():
             super().evaluate_hessian(markings)
-
-    def _mesh_nodes(self) -> list[Any]:
-        return [bv for bv in self.get_dependencies() if bv.output in self._meshes]
 
     def _free_nodes(self) -> Iterator[Any]:
         """Nodes of the meshes, or of their coordinates, that no block has made."""
@@ -149,15 +156,14 @@ class OnMeshes(Block):
     @contextmanager
     def _recorded_meshes(self) -> Iterator[None]:
         """Have the meshes where they were recorded, and then where they are now.  Collective."""
-        here = {mesh: snapshots_of(mesh).present() for mesh in self._meshes}
-        for node in self._mesh_nodes():
+        here = [(known, known.present()) for known in self._snapshots]
+        for node in self._mesh_nodes:
             if node.checkpoint is None:
                 raise RuntimeError(
                     f"{self}: the recorded coordinates of a mesh that moves are not kept under a "
                     "checkpointing schedule: record without one."
                 )
-        followed = {node.output for node in self._mesh_nodes()}
-        self._move({m: where for m, where in self._meshes.items() if m not in followed})
+        self._move(self._recorded)
         try:
             yield
         finally:
@@ -165,8 +171,7 @@ class OnMeshes(Block):
 
     @staticmethod
     @no_annotations
-    def _move(places: dict[Any, Coordinates]) -> None:
-        for mesh, place in places.items():
-            known = snapshots_of(mesh)
+    def _move(places: Sequence[tuple[Snapshots, Coordinates]]) -> None:
+        for known, place in places:
             if known.differ(place):
                 known.move(place)

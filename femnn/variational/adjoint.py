@@ -74,13 +74,14 @@ class Adjoint:
         self.terms = [n.terms for n in state.networks]
         space = state.unknown.function_space()
         self._lambdas = [fd.Function(space) for _ in state.parts]  # in the forms
+        self._right_side = fd.Cofunction(space.dual())
         self.weighted = self._weighted()
 
     def solve(self, incoming: fd.Cofunction) -> AdjointState:
         """Solve the adjoint equation for dJ/du.  Collective."""
-        right_side = incoming.copy(deepcopy=True)
+        copy_values(incoming, self._right_side)
         value = fd.Function(self.state.unknown.function_space())
-        self.solve_tangent(right_side, value, transposed=True)
+        self.solve_tangent(self._right_side, value, transposed=True)
         return AdjointState(value, incoming, self._at_boundary)
 
     def gradient(self, dependency: Any, at: AdjointState) -> Any:
@@ -103,9 +104,8 @@ class Adjoint:
         self.insert(at.value)
         if isinstance(dependency, fd.Constant):
             return self._constant_gradient(dependency)
-        cotangent = zero_cotangent(dependency.function_space())
         assemble = self.kept(dependency, partial(self.field_form, dependency))
-        return cotangent if assemble is None else assemble(tensor=cotangent)
+        return zero_cotangent(dependency.function_space()) if assemble is None else assemble()
 
     def insert(self, value: fd.Function) -> None:
         """Let the forms hold this adjoint state, each at the rows for which it counts."""

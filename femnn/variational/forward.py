@@ -15,6 +15,7 @@ from petsctools import flatten_parameters
 from femnn.fields.copies import FIELDS, copy_values
 from femnn.parallel import all_ranks
 from femnn.tape.counts import GivenUp, begin_solve, check_budgets, count
+from femnn.variational.linear import LinearSolve, is_factorised
 from femnn.variational.private import Given
 from femnn.variational.state import State
 
@@ -23,7 +24,6 @@ SMALLEST = 1e-13  # relative, of a residual that can be reached
 TIMES = 20  # that Newton's method goes on with boundary values that were set again
 SETTLED = 1e-10  # relative, of boundary values that are as good as kept
 FIREDRAKES = {"mat_type", "pmat_type", "sub_mat_type", "sub_pmat_type"}  # options that it reads
-FACTORISATIONS = ("lu", "cholesky")
 REASONS = PETSc.SNES.ConvergedReason
 
 
@@ -48,6 +48,7 @@ class ForwardSolve:
         self.first_residual = np.inf
         self._reason = 0
         self._has_named_options = False
+        self._linear = LinearSolve(state)
 
     def run(self) -> None:
         """Solve from the unknown's present value, with what is loaded.  Collective.
@@ -87,6 +88,9 @@ class ForwardSolve:
     def _solve(self) -> None:
         """Run PETSc's solver, for as many iterations as it may."""
         state, left = self.state, begin_solve()
+        if self._linear.is_ready and self._linear.run():
+            count("linear")
+            return
         own = state.snes.getTolerances()[3]
         # A fixed number of iterations is no crawling, and a smaller one another result.
         limited = left < own and self._reason != REASONS.CONVERGED_ITS
@@ -103,6 +107,15 @@ class ForwardSolve:
             if limited:
                 state.snes.setTolerances(max_it=own)
         count("linear", state.snes.getIterationNumber())
+        self._check_solution()
+        self._linear.note()
+
+    def _check_solution(self) -> None:
+        """Refuse what is no solution; PETSc does not look where iterations have a fixed number."""
+        snes = self.state.snes
+        fixed = snes.getConvergedReason() == REASONS.CONVERGED_ITS
+        if fixed and not np.isfinite(snes.getSolution().norm()):
+            raise fd.ConvergenceError("The solution has NaN or infinite values.")
 
     def _note_start(self) -> None:
         """Keep what a solve began with, and why it ended."""
@@ -138,9 +151,7 @@ class ForwardSolve:
     @property
     def _is_exact(self) -> bool:
         """Whether linear solves leave boundary values where they are."""
-        ksp = self.state.snes.getKSP()
-        factors = ksp.getType() == "preonly" and ksp.getPC().getType() in FACTORISATIONS
-        return factors or bool(self.state.restriction)
+        return is_factorised(self.state.snes.getKSP()) or bool(self.state.restriction)
 
     def again(
         self,

@@ -46,6 +46,8 @@ class State(PrivateProblem):
         Firedrake's solver of the problem in private copies.
     restriction : Restriction
         True where that solver's space is restricted to the unknowns that are free.
+    solved : tuple of PETSc.Vec, or None
+        Right side and solution of the last linear system of a linear problem.
     """
 
     def __init__(self, problem: NeuralVariationalProblem, options: Mapping[str, Any]):
@@ -60,6 +62,7 @@ class State(PrivateProblem):
         self._in_matrix = [d for d in held if d is not self.unknown and d in self.copies.values()]
         self._moved = [CoordinateState(mesh) for mesh in self.meshes]
         self._retired: list[fd.NonlinearVariationalSolver] = []
+        self.solved: tuple[Any, Any] | None = None
         self._evaluated, self._assembled = Validity(self.comm), Validity(self.comm)
         self.solver = self._solver()
 
@@ -237,7 +240,7 @@ class State(PrivateProblem):
             self._assembled.note(self._matrix_stamp())
 
     def _matrix_stamp(self) -> Stamp:
-        versions = (*map(version, self._in_matrix), *(moved() for moved in self._moved))
+        versions = (*map(version, self._in_matrix), *self.moves())
         if self.constant_tangent:
             return Stamp(versions)
         return Stamp((versions, self._versions_of_networks()), owned_values(self.unknown))
@@ -246,7 +249,11 @@ class State(PrivateProblem):
         """What the networks' values depend on, apart from the unknown."""
         weights = tuple(known.version for known in self._weights.values())
         operands = tuple(version(d) for d in self._in_operands)
-        return weights, self._modules, operands, tuple(moved() for moved in self._moved)
+        return weights, self._modules, operands, self.moves()
+
+    def moves(self) -> tuple:
+        """Where the meshes are, for what is computed from their coordinates."""
+        return tuple(moved() for moved in self._moved)
 
 
 def _distance(wanted: fd.Function, found: fd.Function) -> float:

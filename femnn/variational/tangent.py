@@ -11,8 +11,10 @@ import numpy as np
 from firedrake import dmhooks
 from firedrake.petsc import PETSc
 
+from femnn.fields.matrices import left_over, relative
 from femnn.tape.counts import count
 from femnn.variational.levels import enable_levels
+from femnn.variational.linear import take_known
 from femnn.variational.state import State
 from femnn.variational.tangent_matrix import TangentMatrix, check_rows
 
@@ -80,7 +82,8 @@ class TangentSolves:
             self._check_rows()
         if self._shares[transposed]:
             try:
-                self._solve_shared(right_side, solution, transposed)
+                if not take_known(self.state, right_side, solution, transposed):
+                    self._solve_shared(right_side, solution, transposed)
                 self._clear(solution)
                 return
             except PETSc.Error as error:
@@ -128,7 +131,7 @@ class TangentSolves:
             check_rows(self.state, matrix)
             self._rows_are_right = True
         with right_side.dat.vec_ro as b, solution.dat.vec_ro as x:
-            residual = _relative(_left_over(matrix, x, b, transposed), b)
+            residual = relative(left_over(matrix, x, b, transposed), b)
         _check(residual, self._matrix.ksp, "a solver of its own")
 
     def _solve_shared(
@@ -285,10 +288,10 @@ def _refined(
     """
     solve(b, x)
     matrix, correction = ksp.getOperators()[0], x.duplicate()
-    left, tolerance = _left_over(matrix, x, b, transposed), ksp.getTolerances()[0]
+    left, tolerance = left_over(matrix, x, b, transposed), ksp.getTolerances()[0]
     try:
         for attempt in range(REFINEMENTS):
-            residual = _relative(left, b)
+            residual = relative(left, b)
             converged = ksp.getConvergedReason() == PETSc.KSP.ConvergedReason.CONVERGED_RTOL
             if not converged or residual <= LARGEST_RESIDUAL:
                 break
@@ -298,26 +301,10 @@ def _refined(
             correction.zeroEntries()
             solve(left, correction)
             x.axpy(1.0, correction)
-            left = _left_over(matrix, x, b, transposed)
+            left = left_over(matrix, x, b, transposed)
     finally:
         ksp.setTolerances(rtol=tolerance)
-    return _relative(left, b)
-
-
-def _left_over(matrix: PETSc.Mat, x: PETSc.Vec, b: PETSc.Vec, transposed: bool) -> PETSc.Vec:
-    """The residual, without what the null space holds."""
-    residual = b.duplicate()
-    (matrix.multTranspose if transposed else matrix.mult)(x, residual)
-    residual.aypx(-1.0, b)
-    kernel = matrix.getNullSpace() if transposed else matrix.getTransposeNullSpace()
-    if kernel.handle:
-        kernel.remove(residual)
-    return residual
-
-
-def _relative(residual: PETSc.Vec, b: PETSc.Vec) -> float:
-    scale = b.norm()
-    return residual.norm() / scale if scale > 0 else 0.0
+    return relative(left, b)
 
 
 def _linear_options(options: dict) -> dict:

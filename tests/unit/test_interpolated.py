@@ -172,6 +172,24 @@ def test_points_that_want_the_network_itself(x):
     )
 
 
+@pytest.mark.parametrize("what", ["value", "value_and_derivative", "weight_vjp"])
+def test_what_passes_through_the_network_is_counted(what):
+    """Values at the nodes are those that have shown the pieces to be resolved: not taken twice."""
+    net, x = femnn.MLP(1, 12, 12, 1, seed=1), np.random.default_rng(0).uniform(-1, 1, (N, 1))
+    curve, passed = CurveEvaluator(net), []
+    hook = net.register_forward_hook(lambda net, args, result: passed.append(len(args[0])))
+    given = (x, np.ones_like(x)) if what == "weight_vjp" else (x,)
+    getattr(curve, what)(*given)
+    hook.remove()
+    # For the weights each node passes with its values and with their change, and in the product.
+    nodes = curve.points_passed
+    if what == "weight_vjp":
+        last = passed[-1]
+        assert sum(passed) == 2 * (nodes - last) + last
+    else:
+        assert sum(passed) == nodes < 500
+
+
 def test_uneven_points():
     net, x = femnn.MLP(1, 12, 12, 1, seed=1), uneven()
     exact, curve = PointEvaluator(net, 1), CurveEvaluator(net)
