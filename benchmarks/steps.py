@@ -27,17 +27,27 @@ NEWTON = {"snes_max_it": 2, "snes_convergence_test": "skip", "snes_force_iterati
 
 
 def measure(repeats):
+    run = compare({"bare": Bare, "pyadjoint": WithPyadjoint, "femnn": WithFemnn}, repeats)
+    times, ours = run["seconds a step"], run["seconds a step"]["femnn"]
+    sweep, product, linear = (ours.pop(part) for part in ("sweep", "product", "linear"))
+    bare = times["bare"]["forward"]
+    times["floor"] = {"forward": bare + 3 * sweep, "adjoint": linear + product}
+    return {**run, "over the bare solve": over(times, bare)}
+
+
+def compare(methods, repeats):
+    """Each method's seconds a step, and these over the first one's."""
     times = {}
-    for name, make in (("bare", Bare), ("pyadjoint", WithPyadjoint), ("femnn", WithFemnn)):
-        method = make()
-        times[name] = method.times(repeats)
+    for name, make in methods.items():
+        times[name] = make().times(repeats)
         get_working_tape().clear_tape()
         gc.collect()
-    bare, ours = times["bare"]["forward"], times["femnn"]
-    sweep, product, linear = (ours.pop(part) for part in ("sweep", "product", "linear"))
-    times["floor"] = {"forward": bare + 3 * sweep, "adjoint": linear + product}
-    ratios = {n: {k: t / bare for k, t in ts.items()} for n, ts in times.items()}
+    ratios = over(times, times["bare"]["forward"])
     return {"steps": STEPS, "seconds a step": times, "over the bare solve": ratios}
+
+
+def over(times, bare):
+    return {n: {k: t / bare for k, t in ts.items()} for n, ts in times.items()}
 
 
 class Bare:

@@ -23,6 +23,26 @@ class Cotangent(fd.Cofunction):
         return self
 
 
+def with_cheap_sums(value: Any) -> Any:
+    """A Cofunction of Firedrake's as a Cotangent with the same data; anything else as it is."""
+    if type(value) is not fd.Cofunction:
+        return value
+    with stop_annotating():
+        return Cotangent(value.function_space(), val=value.dat)
+
+
+def scaled(factor: float, value: fd.Cofunction | fd.Function) -> Cotangent:
+    """A new Cotangent, a factor times what a Cofunction or a Function has for values."""
+    space = value.function_space()
+    dual = space if isinstance(value, fd.Cofunction) else space.dual()
+    with stop_annotating():
+        result = Cotangent(dual, val=type(value.dat)(value.dat))
+    if factor != 1.0:
+        with result.dat.vec as vector:
+            vector.scale(factor)
+    return result
+
+
 def zero_cotangent(space: Any) -> Cotangent:
     """Zero in the dual of a function space."""
     return zero_in(space.dual())

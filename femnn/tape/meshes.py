@@ -13,6 +13,7 @@ from pyadjoint import Block
 from pyadjoint.tape import get_working_tape, no_annotations
 
 from femnn.fields.copies import CoordinateState
+from femnn.fields.cotangents import with_cheap_sums
 from femnn.parallel import any_rank
 
 # Which nodes of meshes are coordinates that the tape has moved; found once for each.
@@ -122,6 +123,8 @@ class OnMeshes(Block):
         if any(output.adj_value is not None for output in self.get_outputs()):
             self._check(bv.is_control_dependent for bv in self._mesh_nodes)
         self._check(bv.is_control_dependent for bv in self._free_nodes())
+        for node in self.get_dependencies():
+            node.adj_value = with_cheap_sums(node.adj_value)
         with self._recorded_meshes():
             super().evaluate_adj(markings)
 
@@ -134,6 +137,8 @@ class OnMeshes(Block):
 
     def evaluate_hessian(self, markings: bool = False) -> None:
         """As pyadjoint's, on the recorded meshes."""
+        for node in self.get_dependencies():
+            node.hessian_value = with_cheap_sums(node.hessian_value)
         with self._recorded_meshes():
             super().evaluate_hessian(markings)
 

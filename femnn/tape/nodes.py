@@ -15,6 +15,7 @@ from pyadjoint.tape import get_working_tape
 
 from femnn.fields.copies import FIELDS, equal_values
 from femnn.parallel import any_rank_each
+from femnn.tape.assignments import adopt_assignments
 from femnn.tape.control import VectorControl
 
 # What a node held when a block was last recorded from it; evaluations give it something else.
@@ -63,6 +64,7 @@ def add_dependencies(block: Block, values: Iterable[Any], no_duplicates: bool = 
         Whether a value counts once only.
     """
     values = list(values)
+    adopt_assignments(until=block)
     held = present_nodes(values)
     for value in values:
         block.add_dependency(value, no_duplicates=no_duplicates)

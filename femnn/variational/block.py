@@ -109,7 +109,7 @@ class SolveBlock(OnMeshes):
         cold = self._starts_cold or block_variable.checkpoint is None
         known, self._starts_cold = None if cold else block_variable.saved_output, False
         solution, self.scale = self.solves.forward.again(
-            self._values(), self.given, known, self.scale
+            self._values(inputs), self.given, known, self.scale
         )
         return maybe_disk_checkpoint(solution)
 
@@ -117,7 +117,7 @@ class SolveBlock(OnMeshes):
     def prepare_evaluate_adj(
         self, inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> Adjoint:
-        self._load_solution()
+        self._load_solution(inputs)
         self.adj_state = self.solves.adjoint.solve(adj_inputs[0])
         self._adjoint_at = weakref.ref(self._output.checkpoint)
         return self.solves.adjoint
@@ -132,7 +132,7 @@ class SolveBlock(OnMeshes):
     def prepare_evaluate_tlm(
         self, inputs: list, tlm_inputs: list, relevant_outputs: list
     ) -> fd.Function:
-        self._load_solution()
+        self._load_solution(inputs)
         return self.solves.second_order.tangent(self._dots())
 
     def evaluate_tlm_component(
@@ -145,7 +145,7 @@ class SolveBlock(OnMeshes):
         self, inputs: list, hessian_inputs: list, adj_inputs: list, relevant_dependencies: list
     ) -> Any:
         self._check_adjoint()
-        self._load_solution()
+        self._load_solution(inputs)
         return self.solves.second_order.adjoint_change(
             hessian_inputs[0], self.adj_state, self._output.tlm_value, self._dots()
         )
@@ -175,24 +175,24 @@ class SolveBlock(OnMeshes):
             Number of directions.
         """
         with self._recorded_meshes():
-            self._load_solution()
+            self._load_solution([bv.saved_output for bv in self.get_dependencies()])
             return self.solves.columns({bv.output: m for bv, m in moving.items()}, n)
 
     @property
     def _output(self) -> Any:
         return self.get_outputs()[0]
 
-    def _values(self) -> dict[Any, Any]:
+    def _values(self, inputs: list) -> dict[Any, Any]:
         """What each dependency was."""
-        return {bv.output: bv.saved_output for bv in self.get_dependencies()}
+        return {bv.output: v for bv, v in zip(self.get_dependencies(), inputs, strict=True)}
 
     def _dots(self) -> dict[Any, Any]:
         return {bv.output: bv.tlm_value for bv in self.get_dependencies()}
 
-    def _load_solution(self) -> None:
+    def _load_solution(self, inputs: list) -> None:
         """Let the state be that of this block's solution.  Collective."""
         state = self.solves.state
-        state.load(self._values(), self.given, iterate=self._output.saved_output)
+        state.load(self._values(inputs), self.given, iterate=self._output.saved_output)
         state.evaluate()
         state.raise_failures()
         state.find_held()

@@ -13,11 +13,12 @@ from pyadjoint.tape import annotate_tape, stop_annotating
 from femnn.fields.boundary import value_of
 from femnn.fields.cofunctions import split_terms
 from femnn.fields.copies import dependencies_of
+from femnn.parallel import any_rank
 from femnn.variational.block import Solves
 from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.solver import solve_and_record
 
-# Kept as long as a block on a tape uses it.
+# Kept as long as a block on a tape uses it, or the unknown of which it was asked for again.
 _kept: weakref.WeakValueDictionary[Hashable, Solves] = weakref.WeakValueDictionary()
 
 
@@ -32,8 +33,9 @@ def solve(
 ) -> fd.Function:
     """Firedrake's ``solve`` for problems with neural coefficients.  Collective.
 
-    What the tape records shares one solver, and one matrix, among all calls with the same equation,
-    unknown, boundary conditions and options.
+    Calls with the same equation, unknown, boundary conditions and options share one solver and one
+    matrix, as long as a tape has recorded one of them; without a tape from the second call on, as
+    long as there is the unknown.
 
     Parameters
     ----------
@@ -70,12 +72,31 @@ def solve(
     bcs = [] if bcs is None else list(bcs) if isinstance(bcs, (list, tuple)) else [bcs]
     forms = {"J": J, "Jp": Jp, "form_compiler_parameters": form_compiler_parameters}
     key = _key(equation, u, bcs, forms, kwargs)
+    known = _known(key, bcs)
+    forgotten = any_rank(getattr(u, "comm", None), known is None)  # ranks forget on their own
+    solves = _make(equation, u, bcs, forms, kwargs) if known is None or forgotten else known
+    if key is not None:
+        _kept[key] = solves
+        if not annotate:
+            _keep_if_asked_again(u, key, solves)
+    return solve_and_record(solves, annotate, tag, bounds)
+
+
+def _known(key: Hashable, bcs: list) -> Solves | None:
     solves = None if key is None else _kept.get(key)
     if solves is None or _conditions(solves.state.problem.bcs) != _conditions(bcs):
-        solves = _make(equation, u, bcs, forms, kwargs)
-        if key is not None:
-            _kept[key] = solves
-    return solve_and_record(solves, annotate, tag, bounds)
+        return None
+    return solves
+
+
+def _keep_if_asked_again(u: fd.Function, key: Hashable, solves: Solves) -> None:
+    """Let the unknown keep what it was solved with before: there is a loop without a tape.
+
+    What is asked for once is not kept, for a factorisation can be most of a program's memory.
+    """
+    asked = u.__dict__.setdefault("_femnn_asked", {})
+    number = hash(key)
+    asked[number] = solves if number in asked else None
 
 
 def _make(equation: Any, u: fd.Function, bcs: list, forms: dict, options: dict) -> Solves:

@@ -9,6 +9,13 @@ import time
 import numpy as np
 import pytest
 from checkpoint_schedules import Revolve
+from firedrake.adjoint import (
+    Control,
+    ReducedFunctional,
+    continue_annotation,
+    get_working_tape,
+    pause_annotation,
+)
 from mpi4py import MPI
 
 from benchmarks import (
@@ -16,11 +23,13 @@ from benchmarks import (
     derivatives,
     ensembles,
     gpu,
+    leapfrog,
     memory,
     mosaic,
     on_ranks,
     scaling,
     speedup,
+    steps,
     training,
     two_ranks,
 )
@@ -58,6 +67,25 @@ def test_schedules_of_the_memory_benchmark_have_the_same_gradient(name):
     expected = memory.Heat(8, steps).gradient(1.01)
     gradient = memory.Heat(8, steps, memory.SCHEDULES[name](steps)).gradient(1.01)
     np.testing.assert_allclose(gradient, expected, rtol=1e-12)
+
+
+def test_leapfrog_has_the_gradient_of_firedrakes_tape(monkeypatch):
+    monkeypatch.setattr(steps, "STEPS", 5)
+
+    class Ours(leapfrog.WithPyadjoint):
+        functional, make_solver = leapfrog.WithFemnn.functional, leapfrog.WithFemnn.make_solver
+
+    gradients = []
+    for kind in (leapfrog.WithPyadjoint, Ours):
+        method = kind(cells=10)
+        continue_annotation()
+        method.run()
+        Jhat = ReducedFunctional(method.functional(), Control(method.control))
+        pause_annotation()
+        Jhat(method.near(50))
+        gradients.append(Jhat.derivative().dat.data_ro)
+        get_working_tape().clear_tape()
+    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-16)
 
 
 SMALL = {  # sizes, iterations of L-BFGS, and the error of the law that is reached

@@ -1,7 +1,10 @@
 """What solves start from and keep: guesses, matrices, adjoints."""
 
 import contextlib
+import gc
+import importlib
 import io
+import weakref
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from tests.unit.solves.diffusion import (
     taylor_order,
     values_and_gradients,
 )
+
+solve_module = importlib.import_module("femnn.variational.solve")
 
 
 def test_cold_start_gives_the_same(V, exact):
@@ -265,6 +270,48 @@ def test_solve_in_a_loop_keeps_one_solver(V, linear, value):
     Jhat, kappa, solves = loop(V, False, linear, value)
     assert len(solves) == 1
     check_same(values_and_gradients(Jhat, kappa), expected, 1e-12)
+
+
+@pytest.mark.parallel([1, 2])
+@pytest.mark.parametrize("linear", [False, True], ids=["F == 0", "a == L"])
+def test_without_a_tape_a_solver_is_kept_from_the_second_call_on(V, linear, monkeypatch):
+    made, make = [], solve_module._make
+
+    def noted(*args):
+        solves = make(*args)
+        made.append(weakref.ref(solves))
+        return solves
+
+    monkeypatch.setattr(solve_module, "_make", noted)
+    u, un, v = Function(V), Function(V), TestFunction(V)
+    kappa = femnn.NeuralCoefficient(mlp(), un if linear else u)
+    trial, bc = TrialFunction(V) if linear else u, DirichletBC(V, 0, "on_boundary")
+    F = (trial - un) * v * dx + kappa * inner(grad(trial), grad(v)) * dx - 10 * v * dx
+    equation = lhs(F) == rhs(F) if linear else F == 0
+    femnn.solve(equation, u, bc)
+    un.assign(u)
+    gc.collect()
+    assert made[0]() is None, "what is solved once is kept"
+    for _ in range(3):
+        femnn.solve(equation, u, bc)
+        un.assign(u)
+        gc.collect()
+    assert len(made) == 2
+    expected = u.dat.data_ro.copy()
+    u.assign(0)
+    un.assign(0)
+    if linear:
+        problem = femnn.NeuralVariationalProblem.linear(lhs(F), rhs(F), u, bc)
+    else:
+        problem = femnn.NeuralVariationalProblem(F, u, bc)
+    solver = femnn.NeuralVariationalSolver(problem)
+    for _ in range(4):
+        solver.solve()
+        un.assign(u)
+    assert np.array_equal(u.dat.data_ro, expected)
+    del u, F, trial, equation, problem, solver, kappa
+    gc.collect()
+    assert made[1]() is None, "what the unknown keeps outlives it"
 
 
 def test_solve_has_another_solver_where_the_call_differs(V):
