@@ -15,6 +15,9 @@ def main(argv: list[str] | None = None) -> int:
         The arguments; by default those of the process. Without any, ``doctor`` is run.
     """
     arguments = parser().parse_args(argv)
+    if argv is None:
+        # PETSc, which Firedrake starts, would take them for its own and warn that none is used.
+        del sys.argv[1:]
     return int(arguments.run(arguments))
 
 

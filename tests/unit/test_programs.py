@@ -116,6 +116,12 @@ class TestDoctor:
             ("no_such_module", "not usable, so no figures: python -m pip install no_such_module")
         ]
 
+    def test_petsc_does_not_warn_of_its_arguments(self, tmp_path):
+        status, said = run(
+            tmp_path, "-m", "femnn", "doctor", "--versions-only", PETSC_OPTIONS="-options_left yes"
+        )
+        assert (status, "versions-only" in said) == (0, False), said
+
     @pytest.mark.parametrize(
         ("built", "devices", "said"),
         [
