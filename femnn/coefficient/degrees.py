@@ -79,12 +79,61 @@ def _with_own_degree(integral: ufl.Integral) -> ufl.Integral:
     return integral.reconstruct(metadata=metadata)
 
 
+def with_degrees_in(whole: ufl.Form, part: ufl.Form) -> ufl.Form | None:
+    """A part of a form with the quadrature degrees that its integrals have in the whole.
+
+    The form compiler adds up integrals over the same cells, and gives all of them the highest
+    degree that one of them needs.
+
+    Parameters
+    ----------
+    whole, part
+        The forms, with their derivatives carried out.
+
+    Returns
+    -------
+    ufl.Form or None
+        ``None`` where one integral of the part has more than one degree in the whole.
+    """
+    found: dict[Any, set[int]] = {}
+    everywhere: dict[Any, set[int]] = {}
+    for integral in _estimated(whole).integrals():
+        degree = integral.metadata()["estimated_polynomial_degree"]
+        for place in _places(integral):
+            found.setdefault((_kind(integral), place), set()).add(degree)
+        everywhere.setdefault(_kind(integral), set()).add(degree)
+    integrals = []
+    for integral in part.integrals():
+        kind, places = _kind(integral), _places(integral)
+        each = [found.get((kind, place), set()) for place in places]
+        degrees = everywhere[kind] if "everywhere" in places else set().union(*each)
+        if asked_degree(integral) is None and len(degrees) != 1:
+            return None
+        integrals.append(_with_asked(integral, next(iter(degrees), 0)))
+    return ufl.Form(integrals)
+
+
+def _kind(integral: ufl.Integral) -> tuple:
+    """What integrals that are added up have in common, apart from the place."""
+    ours = {k: v for k, v in integral.metadata().items() if k != "estimated_polynomial_degree"}
+    return integral.integral_type(), integral.ufl_domain(), repr(sorted(ours.items()))
+
+
+def _places(integral: ufl.Integral) -> tuple:
+    place = integral.subdomain_id()
+    return place if isinstance(place, tuple) else (place,)
+
+
 def _estimated_degrees(form: ufl.Form) -> set[int]:
-    """What the form compiler finds, by the first steps of its own preparation of a form."""
+    """What the form compiler finds."""
+    return {i.metadata()["estimated_polynomial_degree"] for i in _estimated(form).integrals()}
+
+
+def _estimated(form: ufl.Form) -> ufl.Form:
+    """With the degrees in the metadata, by the form compiler's first steps."""
     simple = preprocess_form(form, complex_mode=False)
     grouped = attach_estimated_degrees(group_form_integrals(simple, form.ufl_domains()))
-    scaled = apply_integral_scaling(grouped)  # adds that of the map from the reference cell
-    return {i.metadata()["estimated_polynomial_degree"] for i in scaled.integrals()}
+    return apply_integral_scaling(grouped)  # adds that of the map from the reference cell
 
 
 def _rule_degrees(function: Any) -> list[int]:

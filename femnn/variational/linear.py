@@ -11,6 +11,7 @@ from firedrake import dmhooks
 from ufl.algorithms import expand_derivatives
 from ufl.algorithms.check_arities import ArityMismatch
 
+from femnn.coefficient.degrees import with_degrees_in
 from femnn.fields.copies import copy_values, dependencies_of, version
 from femnn.fields.kept import KeptForms
 from femnn.fields.matrices import left_over, relative
@@ -196,10 +197,14 @@ def _is_plain(state: State) -> bool:
 
 
 def _source_of(state: State) -> ufl.Form | None:
-    """The negative residual at zero; ``None`` where UFL does not see that it is linear."""
+    """The negative residual at zero, by the same quadrature.
+
+    ``None`` where UFL does not see that it is linear, or its integrals have several degrees.
+    """
     trial = fd.TrialFunction(state.unknown.function_space())
-    form = ufl.replace(expand_derivatives(state.residual), {state.unknown: trial})
+    residual = expand_derivatives(state.residual)
     try:
-        return ufl.rhs(form)
+        source = ufl.rhs(ufl.replace(residual, {state.unknown: trial}))
     except (ArityMismatch, ValueError):
         return None
+    return with_degrees_in(residual, source)
