@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import firedrake as fd
 import numpy as np
 import ufl
 from firedrake import dmhooks
+from firedrake.petsc import PETSc
 from ufl.algorithms import expand_derivatives
 from ufl.algorithms.check_arities import ArityMismatch
 
 from femnn.coefficient.degrees import with_degrees_in
 from femnn.fields.copies import copy_values, dependencies_of, version
 from femnn.fields.kept import KeptForms
-from femnn.fields.matrices import left_over, relative
+from femnn.fields.matrices import left_over
 from femnn.fields.stamp import Stamp, Validity
 from femnn.parallel import any_rank
 from femnn.variational.state import State
@@ -45,6 +47,7 @@ WITHOUT_EFFECT = {
 # Relative: two right sides are the same, and the residual of a solution that is known is as small
 # as that of a factorisation, which grows with the matrix.
 ROUNDING, KNOWN = 1e-14, 1e-10
+TIMES = 100  # as much as the factorisation has left over
 
 
 class LinearSolve:
@@ -99,7 +102,11 @@ class LinearSolve:
         if ksp.getConvergedReason() < 0 or not np.isfinite(x.norm()):
             ksp.getPC().reset()  # it takes a factorisation that has failed once for failed for ever
             return False
-        state.solved = b, x
+        # Where a part of a mixed space has no source, what is left over there has no other scale.
+        parts, least = state.unknown.function_space().dof_dset.field_ises, np.zeros(1)
+        if len(parts) > 1:
+            least = _norms(left_over(state.snes.getJacobian()[0], x, b, False), parts)
+        state.solved = b, x, least
         with state.unknown.dat.vec as u:
             if lifted:
                 u.axpy(1.0, x)
@@ -160,18 +167,33 @@ def take_known(
     """
     if state.solved is None:
         return False
-    source, known = state.solved
+    source, known, least = state.solved
+    parts = state.unknown.function_space().dof_dset.field_ises
     with right_side.dat.vec_ro as b, solution.dat.vec_wo as x:
         scale = source.dot(source)
         factor = b.dot(source) / scale if scale > 0 else 0.0
         b.copy(x)
         x.axpy(-factor, source)
-        if not x.norm() <= ROUNDING * b.norm():
+        if not all(_norms(x, parts) <= ROUNDING * _norms(b, parts)):
             return False
         state.assemble_tangent()
         known.copy(x)
         x.scale(factor)
-        return relative(left_over(state.snes.getJacobian()[0], x, b, transposed), b) <= KNOWN
+        left = left_over(state.snes.getJacobian()[0], x, b, transposed)
+        allowed = np.maximum(KNOWN * _norms(b, parts), TIMES * abs(factor) * least)
+        return bool(all(_norms(left, parts) <= allowed))
+
+
+def _norms(vector: PETSc.Vec, parts: Sequence[PETSc.IS]) -> np.ndarray:
+    """Of each part of a mixed space, for one may be small beside another.  Collective."""
+    if len(parts) == 1:
+        return np.array([vector.norm()])
+    norms = []
+    for part in parts:
+        entries = vector.getSubVector(part)
+        norms.append(entries.norm())
+        vector.restoreSubVector(part, entries)
+    return np.array(norms)
 
 
 def is_factorised(ksp: Any) -> bool:

@@ -46,8 +46,9 @@ class State(PrivateProblem):
         Firedrake's solver of the problem in private copies.
     restriction : Restriction
         True where that solver's space is restricted to the unknowns that are free.
-    solved : tuple of PETSc.Vec, or None
-        Right side and solution of the last linear system of a linear problem.
+    solved : tuple, or None
+        Right side and solution of the last linear system of a linear problem, and the norms of what
+        each part of a mixed space has left over.
     """
 
     def __init__(self, problem: NeuralVariationalProblem, options: Mapping[str, Any]):
@@ -62,7 +63,7 @@ class State(PrivateProblem):
         self._in_matrix = [d for d in held if d is not self.unknown and d in self.copies.values()]
         self._moved = [CoordinateState(mesh) for mesh in self.meshes]
         self._retired: list[fd.NonlinearVariationalSolver] = []
-        self.solved: tuple[Any, Any] | None = None
+        self.solved: tuple[Any, Any, Any] | None = None
         self._evaluated, self._assembled = Validity(self.comm), Validity(self.comm)
         self.solver = self._solver()
 
