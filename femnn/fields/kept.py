@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ufl
-from firedrake.assemble import get_assembler
+from firedrake.assemble import ParloopFormAssembler, get_assembler
 
 from femnn.fields.cotangents import zero_in
 
@@ -33,6 +33,8 @@ class KeptForm:
         if self._dual is None:
             return self._assembler.assemble(tensor=self._number)
         result = zero_in(self._dual)
+        if not isinstance(self._assembler, ParloopFormAssembler):  # of forms with interpolations
+            return self._assembler.assemble(tensor=result)
         # As assemble does, but for the dual space, which Firedrake makes anew to compare.
         self._assembler.execute_parloops(result)
         return result
@@ -55,6 +57,21 @@ class KeptForms:
         """The form with this key, to be assembled; ``None`` where it is zero."""
         if key not in self._assemblers:
             form = ufl.algorithms.expand_derivatives(make_form())
-            empty = not isinstance(form, ufl.Form) or form.empty()
-            self._assemblers[key] = None if empty else KeptForm(form, **self._options)
+            self._assemblers[key] = None if _is_zero(form) else KeptForm(form, **self._options)
         return self._assemblers[key]
+
+
+def _is_zero(form: Any) -> bool:
+    """Whether a form is zero.
+
+    Raises
+    ------
+    NotImplementedError
+        If it is a derivative by what is interpolated inside a form.
+    """
+    if isinstance(form, ufl.form.BaseForm) and not isinstance(form, (ufl.Form, ufl.ZeroBaseForm)):
+        raise NotImplementedError(
+            "a form holds interpolate(f, V), and its derivative for f is asked for: interpolate "
+            "before, g = Function(V).interpolate(f), and write g in the form."
+        )
+    return not isinstance(form, ufl.Form) or form.empty()

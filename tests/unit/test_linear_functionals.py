@@ -99,3 +99,20 @@ def test_taylor_and_second_order():
         rates = taylor_to_dict(Jhat, at, along)
     assert min(rates["R1"]["Rate"]) > 1.95
     assert min(rates["R2"]["Rate"]) > 2.95
+
+
+def test_what_is_interpolated_inside_a_form_has_a_value_and_no_silent_zero_for_a_derivative():
+    mesh = UnitSquareMesh(2, 2)
+    V, Q = (FunctionSpace(mesh, "CG", degree) for degree in (1, 2))
+    x, y = SpatialCoordinate(mesh)
+    f, g = Function(V).interpolate(x), Function(Q).interpolate(y)
+    with set_working_tape() as tape:
+        continue_annotation()
+        J = femnn.assemble(interpolate(f, Q) * g * dx)
+        pause_annotation()
+        assert np.isclose(J, 0.25, rtol=1e-12)
+        found = ReducedFunctional(J, Control(g), tape=tape).derivative()
+        expected = assemble(f * TestFunction(Q) * dx)
+        assert np.allclose(found.dat.data_ro, expected.dat.data_ro, rtol=1e-12, atol=1e-15)
+        with pytest.raises(NotImplementedError, match="interpolate before"):
+            ReducedFunctional(J, Control(f), tape=tape).derivative()

@@ -190,3 +190,45 @@ def test_the_adjoint_of_compliance_is_known(drift, extra, solved, monkeypatch):
     with contextlib.redirect_stdout(io.StringIO()):
         assert taylor_test(Jhat, at, along) > 1.95
     assert len(calls) == solved
+
+
+@pytest.mark.parametrize("where", ["everywhere", 1, (1, 2)])
+def test_the_source_is_integrated_as_in_the_residual(where):
+    """The form compiler gives a sum over the same cells the highest degree that a part needs."""
+    mesh = UnitSquareMesh(4, 4)
+    V = FunctionSpace(mesh, "CG", 2)
+    x, y = SpatialCoordinate(mesh)
+    w, v = TrialFunction(V), TestFunction(V)
+    jump_inside = conditional(gt(x + y, 0.6), 1.0, 0.0)
+    a = inner(grad(w), grad(v)) * dx + (1 + x**4) * w * v * dx + (1 + y**4) * w * v * ds
+    L = jump_inside * v * dx + jump_inside * v * ds(where)
+    u, expected = Function(V), Function(V)
+    solve(a == L, expected)
+    solver = femnn.NeuralVariationalSolver(femnn.NeuralVariationalProblem.linear(a, L, u))
+    for _ in range(2):
+        solver.solve()
+        assert errornorm(expected, u) < 1e-11 * norm(expected)
+    assert solver._solves.forward._linear.is_ready
+
+
+def test_a_known_adjoint_is_judged_for_each_part_of_a_mixed_space():
+    """The matrix of the small part is not symmetric, and the large one's is."""
+    mesh = UnitSquareMesh(4, 4)
+    W = MixedFunctionSpace([FunctionSpace(mesh, "CG", 1)] * 2)
+    x, y = SpatialCoordinate(mesh)
+    found = []
+    for scale in (1.0, 1e13):
+        w, drift = Function(W), Function(FunctionSpace(mesh, "R", 0)).assign(5.0)
+        (p, c), (q, d) = split(w), TestFunctions(W)
+        large, small = Constant(scale) * (1 + x), x + y**2
+        F = (inner(grad(p), grad(q)) + p * q - large * q) * dx
+        F += (inner(grad(c), grad(d)) + c * d + drift * c.dx(0) * d - small * d) * dx
+        solver = femnn.NeuralVariationalSolver(femnn.NeuralVariationalProblem(F, w, is_linear=True))
+        solver.solve()
+        with set_working_tape() as tape:
+            continue_annotation()
+            solver.solve()
+            J = femnn.assemble((large * p + small * c) * dx)
+            pause_annotation()
+            found.append(float(ReducedFunctional(J, Control(drift), tape=tape).derivative()))
+    assert np.isclose(*found, rtol=1e-10)
