@@ -146,7 +146,7 @@ def test_convergence_in_h():
     errors = []
     for n in (5, 10, 20):
         problem = Poisson(n, convergence.truth)
-        found = trained(problem, convergence.misfit(problem), network(2), 300)
+        found = trained(problem, convergence.misfit(problem), network(2), 600)
         errors.append((found["k_error"], found["u_error"]))
     orders = np.log2(np.divide(errors[:-1], errors[1:]))
     assert orders.min() > 1.5

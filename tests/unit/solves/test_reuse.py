@@ -275,6 +275,7 @@ def test_solve_in_a_loop_keeps_one_solver(V, linear, value):
 @pytest.mark.parallel([1, 2])
 @pytest.mark.parametrize("linear", [False, True], ids=["F == 0", "a == L"])
 def test_without_a_tape_a_solver_is_kept_from_the_second_call_on(V, linear, monkeypatch):
+    gc.freeze()  # what other tests have left is not looked through at each collection
     made, make = [], solve_module._make
 
     def noted(*args):
@@ -308,7 +309,8 @@ def test_without_a_tape_a_solver_is_kept_from_the_second_call_on(V, linear, monk
     for _ in range(4):
         solver.solve()
         un.assign(u)
-    assert np.array_equal(u.dat.data_ro, expected)
+    # A solver's first linear solve goes another way than the next ones.
+    np.testing.assert_allclose(u.dat.data_ro, expected, rtol=1e-12, atol=1e-14)
     del u, F, trial, equation, problem, solver, kappa
     gc.collect()
     assert made[1]() is None, "what the unknown keeps outlives it"
