@@ -182,7 +182,4 @@ def _given(control: Any, array: np.ndarray) -> Any:
     """A new value for a control.  Collective for fields."""
     if not isinstance(control, fd.Function):
         return like(control, array)
-    value = _Given(control.function_space())
-    data = value.dat.data_wo
-    data[...] = array.reshape(data.shape)
-    return value
+    return field_on(control.function_space(), array, _Given)

@@ -92,9 +92,9 @@ def like(value: Any, array: np.ndarray) -> Any:
     return field_on(value.function_space(), array)
 
 
-def field_on(space: Any, array: np.ndarray) -> Any:
+def field_on(space: Any, array: np.ndarray, kind: type[fd.Function] = fd.Function) -> Any:
     """A Function, on a dual space a Cofunction, with these values.  Collective."""
-    field = fd.Cofunction(space) if is_dual(space) else fd.Function(space)
+    field = fd.Cofunction(space) if is_dual(space) else kind(space)
     data = field.dat.data_wo
     data[...] = array.reshape(data.shape)
     return field
