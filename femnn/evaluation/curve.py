@@ -1,16 +1,16 @@
 """A smooth function of one variable at many points, from few nodes.  Needs numpy only.
 
-The range of the points is bisected until the function is a polynomial to rounding on each piece,
-which its Chebyshev coefficients there show; pieces without points are left out.  Where that does
-not come to an end, as at a kink, the points themselves are nodes.  So every quantity at the points
-is one linear map of the same quantity at the nodes.
+The line is cut into pieces, and these are halved until the function is a polynomial to rounding on
+each, which its Chebyshev coefficients there show; pieces without points are left out.  Where that
+does not come to an end, as at a kink, the points themselves are nodes.  So every quantity at the
+points is one linear map of the same quantity at the nodes.
 
 L. N. Trefethen: Approximation Theory and Approximation Practice (2013), chapters 3, 4 and 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,16 @@ import numpy as np
 # Polynomials of this degree need the fewest nodes for networks of usual steepness at 1e-15.
 DEGREE = 9
 PER_PIECE = DEGREE + 1
-# The range is cut into 2**FIRST pieces at first, and into 2**LAST at most.
-FIRST, LAST = 4, 12
+# The range of the points is cut into 2**FIRST to 2**(FIRST + 1) pieces at first, these into at most
+# 2**HALVINGS each.
+FIRST, HALVINGS = 3, 8
+FINEST = 2**HALVINGS
+# How often a piece is halved before it is looked at again.
+MOST_AT_ONCE = 3
+# A shorter range beside the points' size is rounding.
+SHORTEST = 2.0**-30
 # A function is resolved where what its polynomial leaves out is below this share of its size on
-# the piece.  Above it but below NOISE, what bisection does not lower is rounding of the function.
+# the piece.  Above it but below NOISE, what cutting does not lower is rounding of the function.
 RESOLVED = 8 * np.finfo(float).eps
 NOISE = 1e-11
 # Points that are interpolated together, so that intermediate results stay in cache.
@@ -33,52 +39,114 @@ _NODES = np.cos(_ANGLES)
 _TO_COEFFICIENTS = (2 / PER_PIECE) * np.cos(np.outer(np.arange(PER_PIECE), _ANGLES))
 _TO_COEFFICIENTS[0] /= 2
 
-Function = Callable[[np.ndarray], np.ndarray]
-
 
 @dataclass(frozen=True)
-class _Cut:
-    """The range of the points, cut into pieces of equal lengths, and how many points each has.
+class Cut:
+    """The line cut into pieces, and how many points each has.
+
+    Lengths are powers of two and ends multiples of these, so that pieces are the same for all
+    points whose ranges are about as long.  A piece is given by the numbers of its first of the
+    finest pieces and of the one after its last, counted from zero.
 
     Attributes
     ----------
+    width
+        Length of the finest pieces.
+    first
+        The first piece in which points may lie.
     bins
-        The finest piece in which each point lies.
+        The finest piece in which each point lies, counted from ``first``.
     counts
-        Number of points before each of the finest pieces.
+        Number of points before each of the finest pieces, from ``first`` on.
     """
 
-    start: float
     width: float
+    first: int
     bins: np.ndarray
     counts: np.ndarray
 
     @classmethod
-    def of(cls, x: np.ndarray, start: float, span: float) -> _Cut:
-        n = 2**LAST
-        width = span / n
-        bins = np.minimum(((x - start) / width).astype(np.intp), n - 1)
-        counts = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=n))])
-        return cls(start, width, bins, counts)
+    def of(cls, x: np.ndarray) -> Cut | None:
+        """The pieces for points ``(n_points,)``; ``None`` where one is not finite."""
+        lower, upper = float(x.min()), float(x.max())
+        if not np.isfinite(upper - lower):
+            return None
+        size = max(abs(lower), abs(upper)) or 1.0
+        _, exponent = np.frexp(max(upper - lower, SHORTEST * size))
+        width = float(np.ldexp(1.0, exponent - 1 - FIRST - HALVINGS))
+        first = int(lower // (width * FINEST)) * FINEST
+        bins = np.floor(x / width).astype(np.intp) - first
+        n_pieces = int(bins.max()) // FINEST + 1
+        counts = np.concatenate([[0], np.cumsum(np.bincount(bins, minlength=n_pieces * FINEST))])
+        return cls(width, first, bins, counts)
 
     @property
     def span(self) -> float:
-        """Length of the range."""
-        return self.width * 2**LAST
+        """Length of the range of the points, to a factor of two."""
+        return self.width * FINEST * 2**FIRST
+
+    def at_first(self) -> np.ndarray:
+        """The pieces to begin with, shape ``(n_pieces, 2)``."""
+        ends = self.first + np.arange(0, len(self.counts), FINEST)
+        return np.stack([ends[:-1], ends[1:]], axis=1)
+
+    def keys(self, pieces: np.ndarray) -> list[tuple]:
+        """Names of pieces, the same in all cuts that have these pieces."""
+        return [(self.width, first, last) for first, last in pieces.tolist()]
 
     def points_in(self, pieces: np.ndarray) -> np.ndarray:
-        """How many points lie in each piece, given by first and last of the finest ones."""
-        return self.counts[pieces[:, 1]] - self.counts[pieces[:, 0]]
+        """How many points lie in each piece."""
+        return self.counts[pieces[:, 1] - self.first] - self.counts[pieces[:, 0] - self.first]
 
     def middle(self, pieces: np.ndarray) -> np.ndarray:
-        return self.start + self.width * pieces.sum(axis=1) / 2
+        """Where pieces have their middle."""
+        return self.width * pieces.sum(axis=1) / 2
 
     def half(self, pieces: np.ndarray) -> np.ndarray:
+        """Half the lengths of pieces."""
         return self.width * (pieces[:, 1] - pieces[:, 0]) / 2
 
     def nodes(self, pieces: np.ndarray) -> np.ndarray:
         """Chebyshev nodes, shape ``(n_pieces, PER_PIECE)``."""
         return self.middle(pieces)[:, None] + self.half(pieces)[:, None] * _NODES
+
+
+class Known:
+    """A function at the nodes of pieces, each evaluated once.
+
+    Parameters
+    ----------
+    function
+        Takes points ``(n,)`` and the length of the range of all points, to a factor of two, to
+        all that is to be resolved, shape ``(n, m, k)``: m functions, each with k values of one
+        unit.  Each value is measured by the largest of those up to it.
+    """
+
+    def __init__(self, function: Callable[[np.ndarray, float], np.ndarray]):
+        self._function = function
+        self._values: dict[tuple, np.ndarray] = {}
+        self._tails: dict[tuple, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def tails(self, cut: Cut, pieces: np.ndarray) -> np.ndarray:
+        """What polynomials leave out on each piece, as a share of the function's size there."""
+        keys = cut.keys(pieces)
+        new = [i for i, key in enumerate(keys) if key not in self._tails]
+        if new:
+            nodes = cut.nodes(pieces[new])
+            values = self._function(nodes.ravel(), cut.span)
+            values = values.reshape(*nodes.shape, *values.shape[1:])
+            found = [keys[i] for i in new]
+            self._values.update(zip(found, values, strict=True))
+            self._tails.update(zip(found, _tails(values).tolist(), strict=True))
+        return np.array([self._tails[key] for key in keys])
+
+    def values(self, cut: Cut, pieces: np.ndarray) -> np.ndarray:
+        """Values at the nodes, shape ``(n_nodes, m, k)``."""
+        self.tails(cut, pieces)
+        return np.concatenate([self._values[key] for key in cut.keys(pieces)])
 
 
 @dataclass(frozen=True)
@@ -98,9 +166,9 @@ class Curve:
     direct
         Rows of the points that are nodes themselves.
     span
-        Length of the range of the points.
+        Length of the range of the points, to a factor of two.
     known
-        What has shown the pieces to be resolved, at their nodes, shape
+        The first of the functions that the pieces resolve, at their nodes, shape
         ``(n_nodes - n_direct, m, k)``.
     """
 
@@ -163,21 +231,17 @@ class Curve:
             yield rows, self.piece[rows], polynomials
 
 
-def curve_through(
-    x: np.ndarray, function: Callable[[np.ndarray, float], np.ndarray], budget: int
-) -> Curve | None:
-    """The nodes from which a function is known at points to rounding.
+def curve_through(x: np.ndarray, known: Sequence[Known], budget: int) -> Curve | None:
+    """The nodes from which functions are known at points to rounding.
 
-    The pieces follow from the points and the function alone.
+    The pieces follow from the points and the functions alone.
 
     Parameters
     ----------
     x
         Points, shape ``(n_points,)``.
-    function
-        Takes points ``(n,)`` and the span of all points to all that is to be resolved, shape
-        ``(n, m, k)``: m functions, each with k values of one unit.  Each value is measured by
-        the largest of those up to it.
+    known
+        The functions, as far as they are known.
     budget
         Most nodes that are wanted.
 
@@ -186,56 +250,69 @@ def curve_through(
     Curve or None
         ``None`` where more nodes were needed, or a point is not finite.
     """
-    if budget < PER_PIECE * 2**FIRST:
-        return None
-    start = float(x.min())
-    span = float(x.max()) - start
-    if not np.isfinite(span) or span == 0.0:
-        return None
-    cut = _Cut.of(x, start, span)
-    found = _resolved(cut, lambda nodes: function(nodes, span), budget)
-    return None if found is None else _curve(x, cut, *found)
+    cut = Cut.of(x)
+    found = None if cut is None else _resolved(cut, known, budget)
+    return None if cut is None or found is None else _curve(x, cut, *found)
 
 
-def _resolved(cut: _Cut, function: Function, budget: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """The pieces on which the function is a polynomial to rounding; none if they are too many.
+def _resolved(
+    cut: Cut, known: Sequence[Known], budget: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The pieces on which functions are polynomials to rounding; none if they are too many.
 
-    With the function's values at their nodes.
+    With the first function's values at their nodes.
     """
-    ends = np.arange(0, 2**LAST + 1, 2 ** (LAST - FIRST))
-    open_ = np.stack([ends[:-1], ends[1:]], axis=1)
-    open_ = open_[cut.points_in(open_) > 0]
-    before = np.full(len(open_), np.inf)
-    closed: list[np.ndarray] = []
-    known: list[np.ndarray] = []
-    used = 0  # nodes, and points that are nodes
-    while len(open_):
-        if used + PER_PIECE * len(open_) > budget:
-            return None
-        nodes = cut.nodes(open_)
-        values = function(nodes.ravel())
-        values = values.reshape(*nodes.shape, *values.shape[1:])
-        tail = _tails(values)
-        done = (tail <= RESOLVED) | ((tail <= NOISE) & (tail > before / 16))
-        closed.append(open_[done])
-        known.append(values[done])
-        used += PER_PIECE * int(done.sum())
-        open_, before = open_[~done], tail[~done]
-        last = (open_[:, 1] - open_[:, 0] == 1) | (cut.points_in(open_) <= PER_PIECE)
-        used += int(cut.points_in(open_[last]).sum())
-        open_, before = _halves(open_[~last]), np.repeat(before[~last], 2)
-        filled = cut.points_in(open_) > 0
-        open_, before = open_[filled], before[filled]
-    pieces = np.concatenate(closed)
-    if used > budget or not len(pieces):
+    pieces = cut.at_first()
+    pieces = pieces[cut.points_in(pieces) > 0]
+    for function in known:
+        pieces = _refined(cut, pieces, function, budget)
+    n_direct = len(cut.bins) - cut.points_in(pieces).sum()
+    if not 0 < PER_PIECE * len(pieces) <= budget - n_direct:
         return None
-    return pieces, np.concatenate(known).reshape(-1, *known[0].shape[2:])
+    return pieces, known[0].values(cut, pieces)
 
 
-def _halves(pieces: np.ndarray) -> np.ndarray:
-    middle = pieces.sum(axis=1) // 2
-    ends = np.stack([pieces[:, 0], middle, middle, pieces[:, 1]], axis=1)
-    return ends.reshape(-1, 2)
+def _refined(cut: Cut, pieces: np.ndarray, known: Known, budget: int) -> np.ndarray:
+    """Pieces, cut until a function is a polynomial to rounding on each.
+
+    Those where this comes to no end are left out; all, where there are too many.
+    """
+    closed = [pieces[:0]]
+    before = np.full(len(pieces), np.inf)
+    while len(pieces):
+        if PER_PIECE * (len(pieces) + sum(len(c) for c in closed)) > budget:
+            return pieces[:0]
+        tail = known.tails(cut, pieces)
+        done = (tail <= RESOLVED) | ((tail <= NOISE) & (tail > before / 16))
+        closed.append(pieces[done])
+        last = (pieces[:, 1] - pieces[:, 0] == 1) | (cut.points_in(pieces) <= PER_PIECE)
+        goes_on = ~done & ~last
+        pieces, owners = _cut_up(pieces[goes_on], _parts(tail[goes_on]))
+        filled = cut.points_in(pieces) > 0
+        pieces, before = pieces[filled], tail[goes_on][owners][filled]
+    return np.concatenate(closed)
+
+
+def _parts(tails: np.ndarray) -> np.ndarray:
+    """Into how many parts to cut pieces: a half leaves out a ``2**PER_PIECE``-th of the whole."""
+    with np.errstate(over="ignore"):
+        halvings = np.ceil(np.log2(tails / RESOLVED) / PER_PIECE)
+    return 2 ** np.clip(halvings, 1, MOST_AT_ONCE).astype(int)
+
+
+def _cut_up(pieces: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of pieces, and of which piece each is."""
+    lengths = pieces[:, 1] - pieces[:, 0]
+    parts = np.minimum(parts, lengths)
+    owners = np.repeat(np.arange(len(pieces)), parts)
+    step = (lengths // parts)[owners]
+    first = pieces[owners, 0] + _within(parts) * step
+    return np.stack([first, first + step], axis=1), owners
+
+
+def _within(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... up to each count, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def _tails(values: np.ndarray) -> np.ndarray:
@@ -257,12 +334,11 @@ def _tails(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(shares), shares, np.inf).max(axis=(1, 2))
 
 
-def _curve(x: np.ndarray, cut: _Cut, pieces: np.ndarray, known: np.ndarray) -> Curve:
+def _curve(x: np.ndarray, cut: Cut, pieces: np.ndarray, known: np.ndarray) -> Curve:
     lengths = pieces[:, 1] - pieces[:, 0]
-    table = np.full(2**LAST, -1, dtype=np.intp)
+    table = np.full(len(cut.counts) - 1, -1, dtype=np.intp)
     owners = np.repeat(np.arange(len(pieces)), lengths)
-    within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    table[pieces[owners, 0] + within] = owners
+    table[pieces[owners, 0] - cut.first + _within(lengths)] = owners
     piece = table.take(cut.bins)
     direct = np.flatnonzero(piece < 0)
     piece[direct] = 0

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import nn
 
-from femnn.evaluation.curve import Curve, curve_through
+from femnn.evaluation.curve import FIRST, PER_PIECE, Curve, Known, curve_through
 from femnn.evaluation.evaluator import PointEvaluator, Variation
 
 # How many points there must be for each node, by what must be resolved: what shows that it is
 # resolved takes sweeps of the nodes (see benchmarks/).
-SHARE = {"values": 12, "slopes": 16, "weights": 64}
+SHARE = {"values": 12, "slopes": 8, "weights": 10}
+FEWEST = PER_PIECE * 2**FIRST
+# What has to be known of a function where something is to be resolved.
+PARTS = {"values": ["values"], "slopes": ["slopes"], "weights": ["slopes", "changes"]}
+# So many pieces are remembered.
+MOST_KEPT = 4096
 # Values of smaller networks cost no more than their interpolation.
 FROM_WEIGHTS = 100
+
+Shown = Callable[[np.ndarray, float], np.ndarray]
 
 
 def evaluator_for(net: nn.Module, n_inputs: int, chunk_size: int | None = None) -> PointEvaluator:
@@ -39,9 +47,10 @@ def evaluator_for(net: nn.Module, n_inputs: int, chunk_size: int | None = None) 
 class CurveEvaluator(PointEvaluator):
     """A module of one input, by its values at nodes where it is smooth; equal to rounding.
 
-    Nodes are chosen at each sweep from the points and the module's values alone, so nothing is
-    kept that could be out of date, and each rank decides for itself.  See ``curve_through`` for
-    where points are evaluated directly.
+    Nodes are chosen at each sweep from the points and the module's values alone, and each rank
+    decides for itself.  What is known at nodes is kept for sweeps with the same weights, as those
+    of Newton's method, while the module is the same.  See ``curve_through`` for where points are
+    evaluated directly.
 
     Parameters
     ----------
@@ -64,6 +73,9 @@ class CurveEvaluator(PointEvaluator):
         super().__init__(net, 1, chunk_size)
         self._n_numbers = sum(p.numel() for p in net.parameters())
         self.points_asked = self.points_passed = 0
+        self._kept: dict[str, Known] = {}
+        self._kept_for: np.ndarray | None = None
+        self._kept_version = 0
 
     def value(self, x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """See :meth:`PointEvaluator.value`."""
@@ -88,7 +100,7 @@ class CurveEvaluator(PointEvaluator):
             return super().value_and_derivative(x, weights)
         self._probe.check_mode()
         self.sweeps["derivative"] += 1
-        values, slopes = self._known(curve, weights)
+        values, slopes = self._at_nodes(curve, weights)
         self._probe.note(curve.nodes[:, None], weights, values)
         values, slopes = curve.spread_each(values, slopes)
         return values, slopes[..., None]
@@ -108,7 +120,7 @@ class CurveEvaluator(PointEvaluator):
         nodes, inputs = curve.nodes[:, None], np.zeros((len(x), 1))
         _, product = super().vjp(nodes, curve.gather(cotangent), weights, False, of_weights)
         if of_inputs:
-            slopes = self._known(curve, weights)[1]
+            slopes = self._at_nodes(curve, weights)[1]
             inputs[:, 0] = (cotangent * curve.spread(slopes)).sum(axis=1)
         return inputs, product
 
@@ -157,20 +169,61 @@ class CurveEvaluator(PointEvaluator):
             both for the ``"weights"``.
         """
         self.points_asked += len(x)
-        curve = None
-        if self._pays(of):
-
-            def shown(nodes: np.ndarray, span: float) -> np.ndarray:
-                return self._shown(nodes, weights, of, span)
-
-            curve = curve_through(x[:, 0], shown, len(x) // SHARE[of])
+        curve, most = None, len(x) // SHARE[of]
+        if most >= FEWEST and self._pays(of):
+            known = self._known_at(weights)
+            curve = curve_through(x[:, 0], [known[part] for part in PARTS[of]], most)
         if curve is None:
             self.points_passed += len(x)
         else:  # at pieces' nodes values are known by now
             self.points_passed += len(curve.nodes) if of == "weights" else curve.n_direct
         return curve
 
-    def _known(self, curve: Curve, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _pays(self, of: str) -> bool:
+        """Rounding of other dtypes would be told from what is not resolved by other numbers."""
+        is_double = self.parameters.dtype == torch.float64
+        return is_double and (of != "values" or self._n_numbers >= FROM_WEIGHTS)
+
+    def _known_at(self, weights: np.ndarray | None) -> dict[str, Known]:
+        """What is known at these weights: kept where they cannot be written to.
+
+        Whoever else asks whether the module is still the same may not have asked since.
+        """
+        if weights is None or weights.flags.writeable:
+            return self._nothing_known(weights)
+        is_same = self._kept_for is weights and self._kept_version == self.version()
+        if not is_same or sum(len(known) for known in self._kept.values()) > MOST_KEPT:
+            self._kept, self._kept_for = self._nothing_known(weights), weights
+            self._kept_version = self.version()
+        return self._kept
+
+    def _nothing_known(self, weights: np.ndarray | None) -> dict[str, Known]:
+        """All that may have to be resolved; slopes as changes across the range of the points."""
+
+        def values(nodes: np.ndarray, span: float) -> np.ndarray:
+            return self._values(nodes[:, None], weights)[..., None]
+
+        def slopes(nodes: np.ndarray, span: float) -> np.ndarray:
+            value, slope = self._derivatives(nodes[:, None], weights)
+            return np.concatenate([value[..., None], span * slope], axis=-1)
+
+        def changes(nodes: np.ndarray, span: float) -> np.ndarray:
+            x = nodes[:, None]
+            change = self._variation(x, None, self._direction, weights, True, None)
+            assert change.slope is not None
+            return np.concatenate([change.values[..., None], span * change.slope], axis=-1)
+
+        every = {"values": values, "slopes": slopes, "changes": changes}
+        return {name: Known(self._counted(function)) for name, function in every.items()}
+
+    def _counted(self, function: Shown) -> Shown:
+        def counted(nodes: np.ndarray, span: float) -> np.ndarray:
+            self.points_passed += len(nodes)
+            return function(nodes, span)
+
+        return counted
+
+    def _at_nodes(self, curve: Curve, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Values and slopes at a curve's nodes, each of shape ``(n_nodes, n_outputs)``.
 
         Those at the nodes of pieces were found when these were shown to be resolved.
@@ -182,28 +235,6 @@ class CurveEvaluator(PointEvaluator):
             values = np.concatenate([direct, values])
             slopes = np.concatenate([of_direct[..., 0], slopes])
         return values, slopes
-
-    def _pays(self, of: str) -> bool:
-        """Rounding of other dtypes would be told from what is not resolved by other numbers."""
-        is_double = self.parameters.dtype == torch.float64
-        return is_double and (of != "values" or self._n_numbers >= FROM_WEIGHTS)
-
-    def _shown(
-        self, nodes: np.ndarray, weights: np.ndarray | None, of: str, span: float
-    ) -> np.ndarray:
-        """What is to be resolved; slopes as changes across the range of the points."""
-        self.points_passed += len(nodes)
-        x = nodes[:, None]
-        if of == "values":
-            return self._values(x, weights)[..., None]
-        values, slopes = self._derivatives(x, weights)
-        found = np.concatenate([values[..., None], span * slopes], axis=-1)
-        if of == "slopes" or not len(self.parameters):
-            return found
-        change = self._variation(x, None, self._direction, weights, True, None)
-        assert change.slope is not None
-        changes = np.concatenate([change.values[..., None], span * change.slope], axis=-1)
-        return np.concatenate([found, changes], axis=1)
 
     @cached_property
     def _direction(self) -> np.ndarray:

@@ -81,6 +81,7 @@ class ForwardSolve:
             raise inside from inside.__cause__
         state.evaluate()
         state.raise_failures()
+        state.note_solution()
         if not self._has_named_options and state.snes.getIterationNumber():
             self._has_named_options = True
             _warn_of_unused(state)

@@ -65,6 +65,7 @@ class State(PrivateProblem):
         self._retired: list[fd.NonlinearVariationalSolver] = []
         self.solved: tuple[Any, Any, Any] | None = None
         self._evaluated, self._assembled = Validity(self.comm), Validity(self.comm)
+        self._solved_last = Validity(self.comm)
         self.solver = self._solver()
 
     def _solver(self) -> fd.NonlinearVariationalSolver:
@@ -221,6 +222,16 @@ class State(PrivateProblem):
     def has_matrix(self) -> bool:
         """Whether the matrix is the one at the present state.  Collective."""
         return self._assembled.holds(self._matrix_stamp())
+
+    def note_solution(self) -> None:
+        """The present state is where Newton's method has ended, one step after its last matrix."""
+        if self.snes.getIterationNumber() and not self.constant_tangent:
+            self._solved_last.note(self._matrix_stamp())
+
+    def has_matrix_nearby(self) -> bool:
+        """Whether the matrix is that of the last iterate before the present state.  Collective."""
+        present = self._matrix_stamp()
+        return self._solved_last.holds(present) and not self._assembled.holds(present)
 
     def _set_null_spaces(self, context: Any) -> None:
         """As Firedrake does where Newton's method asks for the matrix."""
