@@ -16,6 +16,7 @@ import femnn
 CELLS = 24
 STATIONS = 2500
 ITERATIONS = 300
+LU = {"ksp_type": "preonly", "pc_type": "lu"}  # PETSc's own: the fastest for few unknowns
 
 
 def truth(u, exp=exp):
@@ -30,20 +31,18 @@ def problem(u, kappa):
 
 
 mesh = UnitSquareMesh(CELLS, CELLS)
-points = np.random.default_rng(0).uniform(0, 1, (STATIONS, 2))
-stations = FunctionSpace(VertexOnlyMesh(mesh, points), "DG", 0)
+stations = femnn.Stations(mesh, np.random.default_rng(0).uniform(0, 1, (STATIONS, 2)))
 
 exact = Function(FunctionSpace(mesh, "P", 4))
 solve(*problem(exact, truth(exact)))
-observed = assemble(interpolate(exact, stations))
+data = femnn.Observations(stations, stations(exact), std=1.0)
 
 continue_annotation()
 u = Function(FunctionSpace(mesh, "P", 2), name="u")
 net = femnn.MLP(1, 20, 20, 1, output="softplus", input_range=(0, 1), init="normal", seed=0)
 kappa = femnn.NeuralCoefficient(net, u)
-femnn.solve(*problem(u, kappa))
-misfit = assemble(interpolate(u, stations)) - observed
-J = assemble(0.5 / STATIONS * misfit**2 * dx)
+femnn.solve(*problem(u, kappa), solver_parameters=LU)
+J = data.misfit(u) / STATIONS
 Jhat = ReducedFunctional(J, Control(kappa.weights))
 pause_annotation()
 

@@ -48,9 +48,8 @@ class NeuralCoefficient(ComputedFunction):
         UFL expressions: the unknown, its gradient, ``SpatialCoordinate``, other Functions,
         Constants.  Each component of a vector or tensor operand is one input of the network.
     degree
-        Degree of the quadrature rule.  By default the measure's, and without one 2 p + 2, with
-        p the highest polynomial degree among the Functions in the operands and the mesh's
-        coordinates.
+        Degree of the quadrature rule.  By default the measure's, and without one 2 p + 2, with p
+        the highest polynomial degree among the operands' Functions and the mesh's coordinates.
     measure
         Where the points are: ``dx`` (cells), ``ds`` (exterior facets: a law of the boundary)
         or ``dS`` (interior facets: operands that jump are ``u("+")``, ``u("-")``, ``avg(u)``,
@@ -68,6 +67,9 @@ class NeuralCoefficient(ComputedFunction):
         The mesh; needed only where no operand tells it.
     chunk_size
         Number of points that are evaluated together.
+    device
+        Where the network is moved: ``"cuda"`` (of several the rank's own), ``"cuda:1"``, ``"cpu"``, or
+        ``"auto"``, the fastest, measured at the first sweep (``evaluator.seconds``).
     name
         Name of the coefficient.
 
@@ -128,13 +130,14 @@ class NeuralCoefficient(ComputedFunction):
         shape: tuple[int, ...] | None = None,
         mesh: Any = None,
         chunk_size: int | None = None,
+        device: Any = None,
         name: str | None = None,
     ):
         operands = checked_operands(operands)
         mesh = mesh or (mesh_of(operands) if space is None else space.mesh())
         points = points_of(mesh, operands, degree, measure, space)
         n_inputs = n_components(operands)
-        evaluator = on_all_ranks(mesh.comm, evaluator_for, net, n_inputs, chunk_size)
+        evaluator = on_all_ranks(mesh.comm, evaluator_for, net, n_inputs, chunk_size, device)
         space = space_of(points, evaluator.n_outputs, type(net).__name__, shape, space)
         self.measure = measure
         self.has_default_degree = degree is None and asked_degree(measure) is None

@@ -1,11 +1,36 @@
-"""Derivatives of a batch of independent points.  Needs torch only."""
+"""Derivatives of a batch of independent points.  Needs torch and numpy only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Variation:
+    """First-order changes of a network at this rank's points, in a direction.
+
+    Attributes
+    ----------
+    values
+        Shape ``(n_points, n_outputs)``.
+    slope
+        Of the derivatives, shape ``(n_points, n_outputs, n_inputs)``, where asked for.
+    inputs
+        Of the product of a fixed cotangent with the inputs' Jacobian, shape
+        ``(n_points, n_inputs)``; zero where no cotangent was given.
+    weights
+        The same for the weights' Jacobian, this rank's sum, shape ``(n_weights,)``.
+    """
+
+    values: np.ndarray
+    slope: np.ndarray | None
+    inputs: np.ndarray
+    weights: np.ndarray
 
 
 def input_derivatives(

@@ -9,40 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from femnn.evaluation.batches import Sweep, batch_size
-from femnn.evaluation.derivatives import along_directions, input_derivatives
+from femnn.evaluation.derivatives import Variation, along_directions, input_derivatives
+from femnn.evaluation.devices import FEWEST, devices, named, settle
 from femnn.evaluation.parameters import ParameterVector
 from femnn.evaluation.probe import Probe, check_module
 from femnn.evaluation.threads import threads_for, torch_threads
-
-
-@dataclass(frozen=True)
-class Variation:
-    """First-order changes of a network at this rank's points, in a direction.
-
-    Attributes
-    ----------
-    values
-        Shape ``(n_points, n_outputs)``.
-    slope
-        Of the derivatives, shape ``(n_points, n_outputs, n_inputs)``, where asked for.
-    inputs
-        Of the product of a fixed cotangent with the inputs' Jacobian, shape
-        ``(n_points, n_inputs)``; zero where no cotangent was given.
-    weights
-        The same for the weights' Jacobian, this rank's sum, shape ``(n_weights,)``.
-    """
-
-    values: np.ndarray
-    slope: np.ndarray | None
-    inputs: np.ndarray
-    weights: np.ndarray
 
 
 class PointEvaluator:
@@ -57,11 +34,17 @@ class PointEvaluator:
         Number of inputs of each point.
     chunk_size
         Number of points that are evaluated together; by default as many as suit the device.
+    device
+        Where the module is moved, by name.  ``"auto"``: to the fastest device, measured at the
+        first sweep of a thousand points or more, by each rank for itself.  By default it stays
+        where it is.
 
     Attributes
     ----------
     chunk_size : int or None
         The same.
+    seconds : dict
+        With ``"auto"``, what a sweep and a product took on each device.
     moves : int
         How many arrays were moved to the module's device and back: for each sweep one for each
         array that goes in or comes out, and none on a processor.
@@ -77,15 +60,25 @@ class PointEvaluator:
     Raises
     ------
     TypeError
-        If ``net`` is not a torch module.
+        If ``net`` is not a torch module, or the device is no name.
     ValueError
-        If the module has no values yet, does not take ``n_inputs``, does not return real numbers
-        of shape ``(points, outputs)``, gives other values at each call, or treats points
-        differently when they come together.
+        If there is no such device, or the module has no values yet, does not take ``n_inputs``,
+        does not return real numbers of shape ``(points, outputs)``, gives other values at each
+        call, or treats points differently when they come together.
     """
 
-    def __init__(self, net: nn.Module, n_inputs: int, chunk_size: int | None = None):
+    def __init__(
+        self,
+        net: nn.Module,
+        n_inputs: int,
+        chunk_size: int | None = None,
+        device: str | torch.device | None = None,
+    ):
         check_module(net)
+        self._is_settled = device != "auto"
+        if device is not None and self._is_settled:
+            net.to(named(device))
+        self.seconds: dict[str, float] = {}
         self.net = net
         self.n_inputs = n_inputs
         self.chunk_size = None if chunk_size is None else int(chunk_size)
@@ -110,6 +103,18 @@ class PointEvaluator:
             If parameters were frozen or made trainable, or a layer was put into training mode.
         """
         return self._probe.version()
+
+    def _settle(self, x: np.ndarray, weights: np.ndarray | None) -> None:
+        """Choose the device, where that is still to be done and there are points to measure at."""
+        if self._is_settled or len(x) < FEWEST:
+            return
+        self._is_settled, among = True, devices()
+        if len(among) > 1:
+            self.seconds = settle(self.net, self._again, x, weights, among)
+
+    def _again(self) -> PointEvaluator:
+        """Another one of the module, where it is."""
+        return PointEvaluator(self.net, self.n_inputs, self.chunk_size)
 
     @contextmanager
     def _sweep(
@@ -141,6 +146,7 @@ class PointEvaluator:
         numpy.ndarray
             Shape ``(n_points, n_outputs)``, float64; rank-local.
         """
+        self._settle(x, weights)
         self._probe.check_mode()
         self.sweeps["value"] += 1
         values = self._values(x, weights)
@@ -171,6 +177,7 @@ class PointEvaluator:
         derivative : numpy.ndarray
             Shape ``(n_points, n_outputs, n_inputs)``.
         """
+        self._settle(x, weights)
         self._probe.check_mode()
         self.sweeps["derivative"] += 1
         values, derivative = self._derivatives(x, weights)

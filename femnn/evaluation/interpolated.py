@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from femnn.evaluation.curve import FIRST, PER_PIECE, Curve, Known, curve_through
-from femnn.evaluation.evaluator import PointEvaluator, Variation
+from femnn.evaluation.derivatives import Variation
+from femnn.evaluation.evaluator import PointEvaluator
 
 # How many points there must be for each node, by what must be resolved: what shows that it is
 # resolved takes sweeps of the nodes (see benchmarks/).
@@ -26,12 +27,17 @@ FROM_WEIGHTS = 100
 Shown = Callable[[np.ndarray, float], np.ndarray]
 
 
-def evaluator_for(net: nn.Module, n_inputs: int, chunk_size: int | None = None) -> PointEvaluator:
+def evaluator_for(
+    net: nn.Module,
+    n_inputs: int,
+    chunk_size: int | None = None,
+    device: str | torch.device | None = None,
+) -> PointEvaluator:
     """What evaluates a module at many points, in the way that pays.
 
     Parameters
     ----------
-    net, n_inputs, chunk_size
+    net, n_inputs, chunk_size, device
         As for :class:`PointEvaluator`.
 
     Raises
@@ -40,8 +46,8 @@ def evaluator_for(net: nn.Module, n_inputs: int, chunk_size: int | None = None) 
         As for :class:`PointEvaluator`.
     """
     if n_inputs == 1:
-        return CurveEvaluator(net, chunk_size)
-    return PointEvaluator(net, n_inputs, chunk_size)
+        return CurveEvaluator(net, chunk_size, device)
+    return PointEvaluator(net, n_inputs, chunk_size, device)
 
 
 class CurveEvaluator(PointEvaluator):
@@ -54,7 +60,7 @@ class CurveEvaluator(PointEvaluator):
 
     Parameters
     ----------
-    net, chunk_size
+    net, chunk_size, device
         As for :class:`PointEvaluator`.
 
     Attributes
@@ -69,8 +75,13 @@ class CurveEvaluator(PointEvaluator):
         As for :class:`PointEvaluator`.
     """
 
-    def __init__(self, net: nn.Module, chunk_size: int | None = None):
-        super().__init__(net, 1, chunk_size)
+    def __init__(
+        self,
+        net: nn.Module,
+        chunk_size: int | None = None,
+        device: str | torch.device | None = None,
+    ):
+        super().__init__(net, 1, chunk_size, device)
         self._n_numbers = sum(p.numel() for p in net.parameters())
         self.points_asked = self.points_passed = 0
         self._kept: dict[str, Known] = {}
@@ -79,6 +90,7 @@ class CurveEvaluator(PointEvaluator):
 
     def value(self, x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """See :meth:`PointEvaluator.value`."""
+        self._settle(x, weights)
         curve = self.curve(x, weights, "values")
         if curve is None:
             return super().value(x, weights)
@@ -95,6 +107,7 @@ class CurveEvaluator(PointEvaluator):
         self, x: np.ndarray, weights: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`PointEvaluator.value_and_derivative`."""
+        self._settle(x, weights)
         curve = self.curve(x, weights, "slopes")
         if curve is None:
             return super().value_and_derivative(x, weights)
@@ -178,6 +191,9 @@ class CurveEvaluator(PointEvaluator):
         else:  # at pieces' nodes values are known by now
             self.points_passed += len(curve.nodes) if of == "weights" else curve.n_direct
         return curve
+
+    def _again(self) -> PointEvaluator:
+        return CurveEvaluator(self.net, self.chunk_size)
 
     def _pays(self, of: str) -> bool:
         """Rounding of other dtypes would be told from what is not resolved by other numbers."""

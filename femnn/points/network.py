@@ -9,7 +9,8 @@ import numpy as np
 import ufl
 from pyadjoint.tape import no_annotations
 
-from femnn.evaluation.evaluator import PointEvaluator, Variation
+from femnn.evaluation.derivatives import Variation
+from femnn.evaluation.evaluator import PointEvaluator
 from femnn.fields.derivatives import Direction, along
 from femnn.parallel import on_all_ranks
 from femnn.points.pointset import PointSet
