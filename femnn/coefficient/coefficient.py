@@ -68,7 +68,7 @@ class NeuralCoefficient(ComputedFunction):
     chunk_size
         Number of points that are evaluated together.
     device
-        Where the network is moved: ``"cuda"`` (of several the rank's own), ``"cuda:1"``, ``"cpu"``, or
+        Where the network is moved: ``"cuda"`` (of several the rank's), ``"cuda:1"``, ``"cpu"``, or
         ``"auto"``, the fastest, measured at the first sweep (``evaluator.seconds``).
     name
         Name of the coefficient.

@@ -56,7 +56,7 @@ def devices() -> list[torch.device]:
 
 
 def local_rank() -> int:
-    """This process's number among those of its node, as the launcher says; 0 without one."""
+    """The process's number among those of its node, as the launcher says; 0 without one."""
     number = next((os.environ[name] for name in _LOCAL_RANK if name in os.environ), "0")
     return int(number) if number.isdecimal() else 0
 

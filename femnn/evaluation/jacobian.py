@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from femnn.evaluation.batches import Sweep
-from femnn.evaluation.curve import Curve
 from femnn.evaluation.evaluator import PointEvaluator
-from femnn.evaluation.interpolated import CurveEvaluator
+from femnn.evaluation.interpolant import Interpolant
+from femnn.evaluation.interpolated import InterpolatedEvaluator
 from femnn.evaluation.probe import to_numpy
 from femnn.evaluation.threads import torch_threads
 
@@ -41,10 +41,10 @@ def weight_jacobian(
     """
     if not len(evaluator.parameters):
         return np.empty((len(x), evaluator.n_outputs, 0))
-    if isinstance(evaluator, CurveEvaluator):
-        curve = evaluator.curve(x, weights, "weights")
-        if curve is not None:
-            return _spread(curve, _at_points(evaluator, curve.nodes[:, None], weights))
+    if isinstance(evaluator, InterpolatedEvaluator):
+        at = evaluator.interpolant(x, weights, "weights")
+        if at is not None:
+            return _spread(at, _at_points(evaluator, at.nodes, weights))
     return _at_points(evaluator, x, weights)
 
 
@@ -55,8 +55,8 @@ def _at_points(evaluator: PointEvaluator, x: np.ndarray, weights: np.ndarray | N
         return _by_directions(evaluator, x, weights)
 
 
-def _spread(curve: Curve, jacobian: np.ndarray) -> np.ndarray:
-    flat = curve.spread(jacobian.reshape(len(jacobian), -1))
+def _spread(at: Interpolant, jacobian: np.ndarray) -> np.ndarray:
+    flat = at.spread(jacobian.reshape(len(jacobian), -1))
     return flat.reshape(-1, *jacobian.shape[1:])
 
 

@@ -12,7 +12,7 @@ from femnn.evaluation import devices as devices_module
 from femnn.evaluation import evaluator as evaluator_module
 from femnn.evaluation.devices import FEWEST, devices, local_rank, named, settle
 from femnn.evaluation.evaluator import PointEvaluator
-from femnn.evaluation.interpolated import CurveEvaluator
+from femnn.evaluation.interpolated import InterpolatedEvaluator
 
 NO_CUDA = not torch.cuda.is_available()
 X = np.random.default_rng(0).uniform(-1, 1, (FEWEST, 2))
@@ -32,7 +32,7 @@ def test_devices_that_are_not_there(name):
     with pytest.raises(ValueError, match=match):
         PointEvaluator(femnn.MLP(2, 4, 1), 2, device=name)
     with pytest.raises(TypeError, match=r"device=3: wanted a torch\.device, its name such as"):
-        CurveEvaluator(femnn.MLP(1, 4, 1), device=3)
+        InterpolatedEvaluator(femnn.MLP(1, 4, 1), 1, device=3)
 
 
 def test_ranks_of_a_node_share_its_devices(monkeypatch):
@@ -72,7 +72,7 @@ def test_the_fastest_device_is_taken(slow, monkeypatch):
     assert seconds[names[slow]] > 0.02 > seconds[names[1 - slow]]
 
 
-@pytest.mark.parametrize("kind", [PointEvaluator, CurveEvaluator])
+@pytest.mark.parametrize("kind", [PointEvaluator, InterpolatedEvaluator])
 def test_the_device_is_chosen_once_at_the_first_sweep_that_tells(kind, monkeypatch):
     calls = []
 
@@ -82,13 +82,11 @@ def test_the_device_is_chosen_once_at_the_first_sweep_that_tells(kind, monkeypat
 
     monkeypatch.setattr(evaluator_module, "settle", settled)
     monkeypatch.setattr(evaluator_module, "devices", lambda: [torch.device("cpu")] * 2)
-    n = 2 if kind is PointEvaluator else 1
-    args = (n,) if n == 2 else ()
-    evaluator = kind(femnn.MLP(n, 4, 1), *args, device="auto")
-    evaluator.value(X[:10, :n])
+    evaluator = kind(femnn.MLP(2, 4, 1), 2, device="auto")
+    evaluator.value(X[:10])
     assert calls == []
-    evaluator.value(X[:, :n])
-    evaluator.value_and_derivative(X[:, :n])
+    evaluator.value(X)
+    evaluator.value_and_derivative(X)
     assert calls == [(kind, FEWEST)]
     assert evaluator.seconds == {"cpu": 1.0}
     assert sum(evaluator.sweeps.values()) == 3

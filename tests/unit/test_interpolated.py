@@ -1,4 +1,4 @@
-"""Modules of one input by their values at few nodes: equal to rounding, or not used at all."""
+"""Modules of one or two inputs by their values at few nodes: equal to rounding, or not used."""
 
 import firedrake as fd
 import numpy as np
@@ -8,15 +8,17 @@ from firedrake.adjoint import (
     Control,
     ReducedFunctional,
     continue_annotation,
+    get_working_tape,
     pause_annotation,
 )
 from torch import nn
 
 import femnn
-from femnn.evaluation.curve import Known, curve_through
 from femnn.evaluation.evaluator import PointEvaluator
-from femnn.evaluation.interpolated import CurveEvaluator, evaluator_for
+from femnn.evaluation.interpolant import interpolant
+from femnn.evaluation.interpolated import InterpolatedEvaluator, evaluator_for
 from femnn.evaluation.jacobian import weight_jacobian
+from femnn.evaluation.pieces import Known
 
 N = 40_000
 
@@ -39,9 +41,9 @@ def hidden_behind_zeros():
     return net
 
 
-def kinks():
+def kinks(n=1, width=20):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(1, 20), nn.ReLU(), nn.Linear(20, 1)).double()
+    return nn.Sequential(nn.Linear(n, width), nn.ReLU(), nn.Linear(width, 1)).double()
 
 
 class OfManyOrders(nn.Module):
@@ -74,7 +76,26 @@ def constant():
     return net
 
 
-# With the most points that may pass through the network for N values with derivatives.
+class AlongOne(nn.Module):
+    """Steeper in the first input than in the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = femnn.MLP(2, 24, 24, 1, seed=6)
+
+    def forward(self, x):
+        return torch.tanh(2 * x[:, :1]) + self.inner(0.2 * x)
+
+
+# With the most points that may pass through the network for N values with derivatives, and the
+# number of inputs.
+PLANE = {
+    "plane": (lambda: femnn.MLP(2, 24, 24, 1, output="softplus", seed=1), 2000),
+    "plane-two-outputs": (lambda: femnn.MLP(2, 24, 24, 2, seed=2), 2000),
+    "plane-gradient": (lambda: femnn.Gradient(femnn.MLP(2, 24, 24, 1, seed=1)), 4000),
+    "plane-along-one": (AlongOne, 5000),
+    "plane-kinks": (lambda: kinks(2, 200), 1.2 * N),
+}
 NETWORKS = {
     "smooth": (lambda: femnn.MLP(1, 12, 12, 1, output="softplus", seed=1), 700),
     "gradient": (lambda: femnn.Gradient(femnn.MLP(1, 8, 8, 1, seed=1)), 1000),
@@ -84,14 +105,14 @@ NETWORKS = {
     "of-many-orders": (OfManyOrders, N / 4),
     "cancelling": (Cancelling, N / 4),
     "hidden-behind-zeros": (hidden_behind_zeros, 400),
-}
+} | PLANE
 
 
 @pytest.fixture(params=NETWORKS)
 def case(request):
     make, most = NETWORKS[request.param]
-    net = make()
-    return PointEvaluator(net, 1), CurveEvaluator(net), most, request.param
+    net, n = make(), 2 if request.param in PLANE else 1
+    return PointEvaluator(net, n), InterpolatedEvaluator(net, n), most, request.param
 
 
 def everything(evaluator, x):
@@ -116,7 +137,8 @@ def everything(evaluator, x):
 def test_equal_to_rounding(case):
     """Also where not all is smooth, and where only the weights' derivatives are not."""
     exact, curve, most, name = case
-    x = np.random.default_rng(0).uniform(-1, 1, (N, 1))
+    n = exact.n_inputs
+    x = np.random.default_rng(0).uniform(*((-1, 1) if n == 1 else (0, 0.5)), (N, n))
     rounding = 1e-11 if name == "cancelling" else 5e-14
     expected, found = everything(exact, x), everything(curve, x)
     for what, wanted in expected.items():
@@ -133,7 +155,7 @@ def test_small_values_keep_their_digits():
     """Each value is right to its own rounding, not to that of the largest one."""
     net = OfManyOrders()
     x = np.random.default_rng(0).uniform(-1, 1, (N, 1))
-    exact, curve = PointEvaluator(net, 1), CurveEvaluator(net)
+    exact, curve = PointEvaluator(net, 1), InterpolatedEvaluator(net, 1)
     value, slope = exact.value_and_derivative(x)
     assert value.max() > 1e12 * value.min()
     found, found_slope = curve.value_and_derivative(x)
@@ -162,7 +184,7 @@ def uneven():
 )
 def test_points_that_want_the_network_itself(x):
     net = femnn.MLP(1, 12, 12, 1, seed=1)
-    exact, curve = PointEvaluator(net, 1), CurveEvaluator(net)
+    exact, curve = PointEvaluator(net, 1), InterpolatedEvaluator(net, 1)
     for a, b in zip(exact.value_and_derivative(x), curve.value_and_derivative(x), strict=True):
         assert np.array_equal(a, b, equal_nan=True)
     cotangent = np.ones_like(x)
@@ -175,7 +197,7 @@ def test_points_that_want_the_network_itself(x):
 def test_what_passes_through_the_network_is_counted(what):
     """Values at the nodes are those that have shown the pieces to be resolved: not taken twice."""
     net, x = femnn.MLP(1, 12, 12, 1, seed=1), np.random.default_rng(0).uniform(-1, 1, (N, 1))
-    curve, passed = CurveEvaluator(net), []
+    curve, passed = InterpolatedEvaluator(net, 1), []
     hook = net.register_forward_hook(lambda net, args, result: passed.append(len(args[0])))
     given = (x, np.ones_like(x)) if what == "weight_vjp" else (x,)
     getattr(curve, what)(*given)
@@ -196,18 +218,19 @@ def test_equal_points():
     """As where Newton's method starts: on a piece around them."""
     net = femnn.MLP(1, 12, 12, 1, seed=1)
     for x in (np.zeros((N, 1)), np.full((N, 1), 0.3), np.full((N, 1), -273.15)):
-        exact, curve = PointEvaluator(net, 1), CurveEvaluator(net)
+        exact, curve = PointEvaluator(net, 1), InterpolatedEvaluator(net, 1)
         for a, b in zip(exact.value_and_derivative(x), curve.value_and_derivative(x), strict=True):
             assert np.abs(a - b).max() <= 1e-14 * np.abs(a).max()
         assert curve.points_passed < 100
 
 
-def test_what_is_known_at_nodes_is_not_asked_for_again():
-    """In a range about as long, with the same weights; all of it with others, or any to write to."""
-    net, random = femnn.MLP(1, 12, 12, 1, seed=1), np.random.default_rng(0)
-    x = random.uniform(-1, 1, (N, 1))
-    moved = 0.02 + 0.95 * x
-    exact, curve, weights = PointEvaluator(net, 1), CurveEvaluator(net), fixed(net)
+@pytest.mark.parametrize("n", [1, 2])
+def test_what_is_known_at_nodes_is_not_asked_for_again(n):
+    """In a range about as long, with the same weights; with others all, or with any to write to."""
+    net, random = femnn.MLP(n, 20, 20, 1, output="softplus", seed=1), np.random.default_rng(0)
+    x = random.uniform(*((-1, 1) if n == 1 else (0, 0.5)), (N, n))
+    moved = 0.01 + 0.95 * x
+    exact, curve, weights = PointEvaluator(net, n), InterpolatedEvaluator(net, n), fixed(net)
     curve.value_and_derivative(x, weights)
     first, curve.points_passed = curve.points_passed, 0
     found = curve.value_and_derivative(moved, weights)
@@ -243,7 +266,7 @@ class Scaled(nn.Module):
 def test_a_module_that_has_changed_is_asked_again(what):
     """At the same weights, whoever asks first."""
     net, x = Scaled(), np.random.default_rng(0).uniform(-1, 1, (N, 1))
-    exact, curve, weights = PointEvaluator(net, 1), CurveEvaluator(net), fixed(net)
+    exact, curve, weights = PointEvaluator(net, 1), InterpolatedEvaluator(net, 1), fixed(net)
     curve.value_and_derivative(x, weights)
     curve.weight_vjp(x, np.ones_like(x), weights)
     if what == "offset":
@@ -261,7 +284,7 @@ def test_a_module_that_has_changed_is_asked_again(what):
 
 def test_uneven_points():
     net, x = femnn.MLP(1, 12, 12, 1, seed=1), uneven()
-    exact, curve = PointEvaluator(net, 1), CurveEvaluator(net)
+    exact, curve = PointEvaluator(net, 1), InterpolatedEvaluator(net, 1)
     for a, b in zip(exact.value_and_derivative(x), curve.value_and_derivative(x), strict=True):
         assert np.abs(a - b).max() <= 1e-14 * np.abs(a).max()
     assert curve.points_passed < N / 8
@@ -269,36 +292,45 @@ def test_uneven_points():
 
 def test_single_precision_is_left_alone():
     net, x = femnn.MLP(1, 12, 12, 1, seed=1).float(), np.linspace(0, 1, N)[:, None]
-    assert np.array_equal(PointEvaluator(net, 1).value(x), CurveEvaluator(net).value(x))
+    assert np.array_equal(PointEvaluator(net, 1).value(x), InterpolatedEvaluator(net, 1).value(x))
 
 
-def test_the_transposed_map_is_the_transposed():
-    x = np.random.default_rng(0).uniform(-1, 3, 5000)
-    curve = curve_through(x, [Known(lambda t, span: np.abs(t - 0.2)[:, None, None])], 2000)
-    assert 0 < curve.n_direct < 100
-    at_nodes, at_points = np.random.default_rng(1).normal(size=(2, 5000, 2))
+def kink(x, span):
+    """Smooth on both sides of a line."""
+    return np.abs(x[:, :1] - 0.2)[..., None] + np.sin(x).sum(axis=1)[:, None, None]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_transposed_map_is_the_transposed(n):
+    x = np.random.default_rng(0).uniform(*((-1, 3) if n == 1 else (0, 0.7)), (5000 * n**4, n))
+    curve = interpolant(x, [Known(kink)], len(x) // 2)
+    assert 0 < curve.n_direct < len(x) / 4
+    at_nodes, at_points = np.random.default_rng(1).normal(size=(2, len(x), 2))
     at_nodes = at_nodes[: len(curve.nodes)]
     left = np.vdot(curve.spread(at_nodes), at_points)
     assert left == pytest.approx(np.vdot(at_nodes, curve.gather(at_points)), rel=1e-12)
-    np.testing.assert_allclose(
-        curve.spread(np.sin(curve.nodes)[:, None])[:, 0], np.sin(x), 0, 1e-14
-    )
+    found = curve.spread(kink(curve.nodes, None)[..., 0])
+    np.testing.assert_allclose(found, kink(x, None)[..., 0], 0, 1e-14)
 
 
-def test_laws_of_several_inputs_are_evaluated_directly():
-    assert type(evaluator_for(femnn.MLP(2, 4, 1), 2)) is PointEvaluator
-    assert type(evaluator_for(femnn.MLP(1, 4, 1), 1)) is CurveEvaluator
+def test_laws_of_many_inputs_are_evaluated_directly():
+    assert type(evaluator_for(femnn.MLP(3, 4, 1), 3)) is PointEvaluator
+    assert type(evaluator_for(femnn.MLP(2, 4, 1), 2)) is InterpolatedEvaluator
+    assert type(evaluator_for(femnn.MLP(1, 4, 1), 1)) is InterpolatedEvaluator
 
 
-def heat(exact):
+def heat(exact, sizes):
     """The misfit of an equation with a law of the unknown, its gradient and a Hessian's action."""
     mesh = fd.UnitSquareMesh(48, 48)
     V = fd.FunctionSpace(mesh, "P", 1)
     u, v = fd.Function(V), fd.TestFunction(V)
-    kappa = femnn.NeuralCoefficient(femnn.MLP(1, 12, 12, 1, output="softplus", seed=3), u)
+    operands = (u, fd.SpatialCoordinate(mesh)[0] / 8)[: sizes[0]]
+    net = femnn.MLP(*sizes, output="softplus", seed=3)
+    kappa = femnn.NeuralCoefficient(net, *operands, degree=6)
     if exact:
-        kappa.evaluator.curve = lambda *_: None
+        kappa.evaluator.interpolant = lambda *_: None
     F = (kappa * fd.inner(fd.grad(u), fd.grad(v)) - 10 * v) * fd.dx
+    get_working_tape().clear_tape()
     continue_annotation()
     femnn.solve(F == 0, u, fd.DirichletBC(V, 0, "on_boundary"))
     J = femnn.assemble((u - 0.1) ** 2 * fd.dx)
@@ -310,11 +342,12 @@ def heat(exact):
 
 
 @pytest.mark.parallel([1, 2])
-def test_a_solve_with_it():
+@pytest.mark.parametrize("sizes", [(1, 12, 12, 1), (2, 20, 20, 1)], ids=["of u", "of u and x"])
+def test_a_solve_with_it(sizes):
     """Functional, gradient and Hessian's action as with the network at every point."""
-    J, gradient, action, evaluator = heat(False)
-    expected, expected_gradient, expected_action, _ = heat(True)
-    assert evaluator.points_passed < evaluator.points_asked / 4
+    J, gradient, action, evaluator = heat(False, sizes)
+    expected, expected_gradient, expected_action, _ = heat(True, sizes)
+    assert evaluator.points_passed < evaluator.points_asked / 2
     assert pytest.approx(expected, rel=1e-14) == J
     assert np.linalg.norm(gradient - expected_gradient) < 1e-12 * np.linalg.norm(gradient)
     assert np.linalg.norm(action - expected_action) < 1e-11 * np.linalg.norm(action)

@@ -132,7 +132,7 @@ def factorisations():
 
 
 @pytest.mark.parallel([1, 2])
-@pytest.mark.parametrize("rtol, most", [(1e-8, 0), (0.5, 1)], ids=["near", "far"])
+@pytest.mark.parametrize(("rtol", "most"), [(1e-8, 0), (0.5, 1)], ids=["near", "far"])
 def test_an_adjoint_takes_the_factorisation_of_newtons_last_iterate(rtol, most):
     """And solves for what it leaves over, where that matrix is near; as exact as with its own."""
     V = FunctionSpace(UnitSquareMesh(6, 6), "P", 1)
