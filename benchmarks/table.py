@@ -15,6 +15,7 @@ from benchmarks import (
     splitting,
     steps,
     training,
+    two_inputs,
     two_ranks,
 )
 from benchmarks.posterior import checkerboard, heat, long_chains, subsurface
@@ -166,6 +167,7 @@ BENCHMARKS = {
         lambda repeats: [against_by_hand(n, repeats) for n in (64, 128, 256)],
         report_by_hand,
     ),
+    "two-inputs": ("two inputs", two_inputs.measure, two_inputs.report),
     "derivatives": ("derivatives", derivatives.measure, report_derivatives),
     "mosaic": (
         "mosaic",

@@ -22,7 +22,7 @@ import femnn
 from benchmarks.on_ranks import OPTIONS as MULTIGRID
 from benchmarks.problem import DEGREE, OPTIONS, network, other_weights
 from benchmarks.speedup import Compared, run_on_ranks
-from femnn.evaluation.interpolated import CurveEvaluator
+from femnn.evaluation.interpolated import InterpolatedEvaluator
 from femnn.tape.curvature import gauss_newton_product
 
 SOLVERS = {"MUMPS": OPTIONS, "GAMG": MULTIGRID}
@@ -106,13 +106,13 @@ def seconds_of_network():
         return call
 
     for name in ("value_and_derivative", "weight_vjp", "variation"):
-        plain[name] = getattr(CurveEvaluator, name)
-        setattr(CurveEvaluator, name, timed(plain[name]))
+        plain[name] = getattr(InterpolatedEvaluator, name)
+        setattr(InterpolatedEvaluator, name, timed(plain[name]))
     try:
         yield spent
     finally:
         for name, function in plain.items():
-            setattr(CurveEvaluator, name, function)
+            setattr(InterpolatedEvaluator, name, function)
 
 
 def seconds_of_petsc():

@@ -31,6 +31,7 @@ from benchmarks import (
     speedup,
     steps,
     training,
+    two_inputs,
     two_ranks,
 )
 from benchmarks.methods import WithFemnn
@@ -59,6 +60,12 @@ def test_hessian_action_of_the_benchmarks_problem():
     method.gradient()
     action = method.Jhat.hessian(method.weights.like(direction)).vector
     assert derivatives.hessian_error(method, w, direction, action) < 1e-5
+
+
+def test_a_law_of_two_inputs_by_few_nodes_is_the_law():
+    row = two_inputs.compare(48, 24, 1)
+    assert row["difference"] < 1e-10
+    assert set(row) == {"cells", "width", "forward", "gradient", "Hessian action", "difference"}
 
 
 @pytest.mark.parametrize("name", [n for n, make in memory.SCHEDULES.items() if make])
