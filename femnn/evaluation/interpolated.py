@@ -271,7 +271,7 @@ def _flat(slopes: np.ndarray) -> np.ndarray:
 
 def _contracted(cotangent: np.ndarray, slopes: np.ndarray) -> np.ndarray:
     """Products of cotangents with derivatives, shape ``(n_points, n_inputs)``."""
-    return np.einsum("nm,nmd->nd", cotangent, slopes)
+    return np.einsum("nm,nmk->nk", cotangent, slopes)
 
 
 def _sum(total: Variation, along: Variation, factor: np.ndarray) -> Variation:
