@@ -39,7 +39,9 @@ def named(device: str | torch.device) -> torch.device:
         if found == torch.device("cuda"):
             found = torch.device("cuda", local_rank() % max(1, torch.cuda.device_count()))
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+        if found.type == "meta":
+            raise RuntimeError("it has no values")
+    except (RuntimeError, AssertionError, ImportError) as error:
         there = ", ".join(map(str, devices()))
         raise ValueError(
             f"device={str(device)!r}: PyTorch cannot use it here ({_first_line(error)}). There is "

@@ -104,6 +104,11 @@ class PointEvaluator:
         """
         return self._probe.version()
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """For sweeps between which nobody changes the module, as those of one solve."""
+        yield
+
     def _settle(self, x: np.ndarray, weights: np.ndarray | None) -> None:
         """Choose the device, where that is still to be done and there are points to measure at."""
         if self._is_settled or len(x) < FEWEST:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -24,8 +25,6 @@ FROM_WEIGHTS = {1: 100, 2: 400}
 PARTS = {"values": ["values"], "slopes": ["slopes"], "weights": ["slopes", "changes"]}
 # So many numbers at nodes are remembered.
 MOST_KEPT = 500_000
-
-Shown = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def evaluator_for(
@@ -56,8 +55,8 @@ class InterpolatedEvaluator(PointEvaluator):
 
     Nodes are chosen at each sweep from the points and the module's values alone, and each rank
     decides for itself.  What is known at nodes is kept for sweeps with the same weights, as those
-    of Newton's method, while the module is the same.  See ``pieces.resolved`` for where points are
-    evaluated directly.
+    of Newton's method, and compared with the module's values there unless it is ``unchanged``.
+    See ``pieces.resolved`` for where points are evaluated directly.
 
     Parameters
     ----------
@@ -88,7 +87,7 @@ class InterpolatedEvaluator(PointEvaluator):
         self.points_asked = self.points_passed = 0
         self._kept: dict[str, Known] = {}
         self._kept_for: np.ndarray | None = None
-        self._kept_version = 0
+        self._is_held = self._is_sure = False
 
     def value(self, x: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """See :meth:`PointEvaluator.value`."""
@@ -189,8 +188,7 @@ class InterpolatedEvaluator(PointEvaluator):
         found, most = None, len(x) // SHARE[of]
         fewest = PER_SIDE**self.n_inputs * 2 ** (FIRST[self.n_inputs] * self.n_inputs)
         if most >= fewest and self._pays(of):
-            known = self._known_at(weights)
-            found = interpolant(x, [known[part] for part in PARTS[of]], most)
+            found = self._found(x, weights, of, most)
         if found is None:
             self.points_passed += len(x)
         else:  # at pieces' nodes values are known by now
@@ -206,43 +204,73 @@ class InterpolatedEvaluator(PointEvaluator):
         cheap = self.n_inputs == 1 and of != "values"
         return self.parameters.dtype == torch.float64 and (is_large or cheap)
 
+    def _found(
+        self, x: np.ndarray, weights: np.ndarray | None, of: str, most: int
+    ) -> Interpolant | None:
+        known = self._known_at(weights)
+        try:
+            return interpolant(x, [known[part] for part in PARTS[of]], most)
+        except Exception:  # of nodes beyond the points, which the module need not take
+            self._kept_for = None
+            return None
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """See :meth:`PointEvaluator.unchanged`."""
+        before, self._is_held = self._is_held, True
+        self._is_sure = before and self._is_sure
+        try:
+            yield
+        finally:
+            self._is_held = before
+            self._is_sure = before and self._is_sure
+
     def _known_at(self, weights: np.ndarray | None) -> dict[str, Known]:
         """What is known at these weights: kept where they cannot be written to.
 
-        Whoever else asks whether the module is still the same may not have asked since.
+        A module that may have changed since is asked for its values at all nodes.
         """
         if weights is None or weights.flags.writeable:
             return self._nothing_known(weights)
-        is_same = self._kept_for is weights and self._kept_version == self.version()
+        is_same = self._kept_for is weights and (self._is_sure or self._is_as_it_was(weights))
         if not is_same or sum(known.size for known in self._kept.values()) > MOST_KEPT:
             self._kept, self._kept_for = self._nothing_known(weights), weights
-            self._kept_version = self.version()
+        self._is_sure = self._is_held
         return self._kept
+
+    def _is_as_it_was(self, weights: np.ndarray) -> bool:
+        """Whether the module's values at all nodes are those that are known."""
+        asked = [pair for part in ("values", "slopes") for pair in self._kept[part].asked]
+        if not asked:
+            return True
+        nodes = np.concatenate([nodes for nodes, _ in asked])
+        known = np.concatenate([values[..., 0] for _, values in asked])
+        self.points_passed += len(nodes)
+        return np.allclose(self._values(nodes, weights), known, 1e-12, 0.0, equal_nan=True)
 
     def _nothing_known(self, weights: np.ndarray | None) -> dict[str, Known]:
         """All that may have to be resolved; slopes as changes across the range of the points."""
+        every = {"values": self._show, "slopes": self._show_slopes, "changes": self._show_changes}
+        return {name: Known(partial(function, weights)) for name, function in every.items()}
 
-        def values(nodes: np.ndarray, span: np.ndarray) -> np.ndarray:
-            return self._values(nodes, weights)[..., None]
+    def _show(self, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray) -> np.ndarray:
+        self.points_passed += len(x)
+        return self._values(x, weights)[..., None]
 
-        def slopes(nodes: np.ndarray, span: np.ndarray) -> np.ndarray:
-            value, slope = self._derivatives(nodes, weights)
-            return np.concatenate([value[..., None], span * slope], axis=-1)
+    def _show_slopes(
+        self, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray
+    ) -> np.ndarray:
+        self.points_passed += len(x)
+        value, slope = self._derivatives(x, weights)
+        return np.concatenate([value[..., None], span * slope], axis=-1)
 
-        def changes(nodes: np.ndarray, span: np.ndarray) -> np.ndarray:
-            change = self._variation(nodes, None, self._direction, weights, True, None)
-            assert change.slope is not None
-            return np.concatenate([change.values[..., None], span * change.slope], axis=-1)
-
-        every = {"values": values, "slopes": slopes, "changes": changes}
-        return {name: Known(self._counted(function)) for name, function in every.items()}
-
-    def _counted(self, function: Shown) -> Shown:
-        def counted(nodes: np.ndarray, span: np.ndarray) -> np.ndarray:
-            self.points_passed += len(nodes)
-            return function(nodes, span)
-
-        return counted
+    def _show_changes(
+        self, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray
+    ) -> np.ndarray:
+        self.points_passed += len(x)
+        change = self._variation(x, None, self._direction, weights, True, None)
+        assert change.slope is not None
+        return np.concatenate([change.values[..., None], span * change.slope], axis=-1)
 
     def _at_nodes(
         self, at: Interpolant, weights: np.ndarray | None

@@ -24,8 +24,12 @@ FIRST = {1: 3, 2: 1}
 HALVINGS = {1: 8, 2: 6}
 # How often a piece is halved before it is looked at again.
 MOST_AT_ONCE = {1: 3, 2: 1}
-# A shorter range beside the points' size is rounding.
-SHORTEST = 2.0**-30
+# Where the first piece begins, as a share of its length: not at a number that people use, at which
+# laws have steps and kinks and states have their values.
+OFFSET = (3 - 5**0.5) / 2
+# A shorter range beside the points' size is rounding; numbers of other sizes would over- or
+# underflow.
+SHORTEST, SIZES = 2.0**-30, (1e-290, 1e290)
 # A function is resolved where what its polynomial leaves out is below this share of its size on
 # the piece.  Above it but below NOISE, what cutting does not lower is rounding of the function.
 RESOLVED = 8 * np.finfo(float).eps
@@ -42,8 +46,8 @@ TO_COEFFICIENTS[0] /= 2
 class Cut:
     """The line or the plane cut into pieces, and how many points each has.
 
-    Lengths are powers of two and ends multiples of these, so that pieces are the same for all
-    points whose ranges are about as long.  Pieces are given by an array of shape
+    Lengths are powers of two and ends multiples of these, but for an offset, so that pieces are the
+    same for all points whose ranges are about as long.  Pieces are given by an array of shape
     ``(n_pieces, d, 2)``: along each of the d variables the numbers of the first of the finest
     pieces and of the one after the last, counted from zero.
 
@@ -66,23 +70,26 @@ class Cut:
 
     @classmethod
     def of(cls, x: np.ndarray) -> Cut | None:
-        """The pieces for points ``(n_points, d)``; ``None`` where one is not finite."""
+        """The pieces for points ``(n_points, d)``; ``None`` where one is not finite or extreme."""
         d, columns = x.shape[1], x.T
         lower, upper = (np.array([f(c) for c in columns]) for f in (np.min, np.max))
         if not np.isfinite(upper - lower).all():
             return None
         size = np.maximum(abs(lower), abs(upper))
         size[size == 0.0] = 1.0
+        if size.min() < SIZES[0] or size.max() > SIZES[1]:
+            return None
         _, exponent = np.frexp(np.maximum(upper - lower, SHORTEST * size))
         finest = 2 ** HALVINGS[d]
         width = np.ldexp(1.0, exponent - 1 - FIRST[d] - HALVINGS[d])
-        first = np.floor(lower / (width * finest)).astype(np.intp) * finest
-        shape = np.floor(upper / width).astype(np.intp) - first
+        offset = OFFSET * finest
+        first = np.floor(lower / (width * finest) - OFFSET).astype(np.intp) * finest
+        shape = np.floor(upper / width - offset).astype(np.intp) - first
         shape = (shape // finest + 1) * finest
-        bins = np.floor(columns[0] / width[0]).astype(np.intp) - first[0]
-        for j in range(1, d):
-            bins *= shape[j]
-            bins += np.floor(columns[j] / width[j]).astype(np.intp) - first[j]
+        bins = np.zeros(1, dtype=np.intp)
+        for column, w, at, n in zip(columns, width, first, shape, strict=True):
+            place = np.floor(column / w - offset).astype(np.intp)
+            bins = bins * n + np.clip(place - at, 0, n - 1)
         counts = np.bincount(bins, minlength=int(shape.prod())).reshape(shape)
         for j in range(d):
             counts = counts.cumsum(axis=j)
@@ -129,7 +136,8 @@ class Cut:
 
     def middle(self, pieces: np.ndarray) -> np.ndarray:
         """Where pieces have their middle, shape ``(n_pieces, d)``."""
-        return self.width * pieces.sum(axis=2) / 2
+        offset = OFFSET * 2 ** HALVINGS[self.n_variables]
+        return self.width * (pieces.sum(axis=2) / 2 + offset)
 
     def half(self, pieces: np.ndarray) -> np.ndarray:
         """Half the lengths of pieces, shape ``(n_pieces, d)``."""
@@ -156,6 +164,8 @@ class Known:
     ----------
     size : int
         How many numbers are known.
+    asked : list of tuple
+        Nodes for which the function was asked, and what it gave.
     last : tuple or None
         Lengths of the finest pieces, and the pieces that have resolved it last.
     """
@@ -165,6 +175,7 @@ class Known:
         self._values: dict[tuple, np.ndarray] = {}
         self._tails: dict[tuple, np.ndarray] = {}
         self._joined: tuple[np.ndarray, np.ndarray] | None = None
+        self.asked: list[tuple[np.ndarray, np.ndarray]] = []
         self.size = 0
         self.last: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -177,7 +188,9 @@ class Known:
         new = [i for i, key in enumerate(keys) if key not in self._tails]
         if new:
             nodes = cut.nodes(pieces[new])
-            values = self._function(nodes.reshape(-1, cut.n_variables), cut.span)
+            flat = nodes.reshape(-1, cut.n_variables)
+            values = self._function(flat, cut.span)
+            self.asked.append((flat, values))
             values = values.reshape(*nodes.shape[:2], *values.shape[1:])
             found = [keys[i] for i in new]
             self.size += values.size

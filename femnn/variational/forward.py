@@ -62,9 +62,10 @@ class ForwardSolve:
         if state.constant_tangent:
             state.solver._ctx._jacobian_assembled = state.has_matrix()
         try:
-            self._solve()
-            self._note_start()
-            self._hold_boundary()
+            with state.networks_unchanged():
+                self._solve()
+                self._note_start()
+                self._hold_boundary()
         except (GivenUp, BoundaryMoved):
             raise
         except fd.ConvergenceError as error:
@@ -81,7 +82,6 @@ class ForwardSolve:
             raise inside from inside.__cause__
         state.evaluate()
         state.raise_failures()
-        state.note_solution()
         if not self._has_named_options and state.snes.getIterationNumber():
             self._has_named_options = True
             _warn_of_unused(state)

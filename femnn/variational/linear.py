@@ -19,19 +19,11 @@ from femnn.fields.kept import KeptForms
 from femnn.fields.matrices import left_over
 from femnn.fields.stamp import Stamp, Validity
 from femnn.parallel import any_rank
-from femnn.variational.state import State
+from femnn.variational.state import CALLBACKS, State
 
 FACTORISATIONS = ("lu", "cholesky")
 # What users can give to Firedrake's solver that only its own way through a solve does.
-OWN_WAY = (
-    "pre_function_callback",
-    "post_function_callback",
-    "pre_jacobian_callback",
-    "post_jacobian_callback",
-    "nullspace",
-    "transpose_nullspace",
-    "near_nullspace",
-)
+OWN_WAY = (*CALLBACKS, "nullspace", "transpose_nullspace", "near_nullspace")
 
 # Options of a nonlinear solver that say nothing about one linear solve; others, as monitors, do.
 WITHOUT_EFFECT = {

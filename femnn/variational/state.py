@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import firedrake as fd
@@ -18,6 +19,12 @@ from femnn.variational.private import Given, PrivateProblem
 from femnn.variational.problem import NeuralVariationalProblem
 from femnn.variational.restriction import Restriction
 
+CALLBACKS = (
+    "pre_function_callback",
+    "pre_jacobian_callback",
+    "post_jacobian_callback",
+    "post_function_callback",
+)
 SEMISMOOTH = "vinewtonssls"
 BOUNDED = ("vinewtonrsls", SEMISMOOTH)
 # As Firedrake's solver of linear problems.
@@ -65,7 +72,6 @@ class State(PrivateProblem):
         self._retired: list[fd.NonlinearVariationalSolver] = []
         self.solved: tuple[Any, Any, Any] | None = None
         self._evaluated, self._assembled = Validity(self.comm), Validity(self.comm)
-        self._solved_last = Validity(self.comm)
         self.solver = self._solver()
 
     def _solver(self) -> fd.NonlinearVariationalSolver:
@@ -198,6 +204,15 @@ class State(PrivateProblem):
             network.evaluate(self.weights_of(network))
         self._evaluated.note(present)
 
+    @contextmanager
+    def networks_unchanged(self) -> Iterator[None]:
+        """While Newton's method runs, nobody changes a network, unless in a callback."""
+        with ExitStack() as stack:
+            if not any(self.options.get(name) for name in CALLBACKS):
+                for network in self.networks:
+                    stack.enter_context(network.evaluator.unchanged())
+            yield
+
     def raise_failures(self) -> None:
         """Raise on every rank what a network has raised on one of them.  Collective."""
         failures = [n.failure for n in self.networks if n.failure is not None]
@@ -222,16 +237,6 @@ class State(PrivateProblem):
     def has_matrix(self) -> bool:
         """Whether the matrix is the one at the present state.  Collective."""
         return self._assembled.holds(self._matrix_stamp())
-
-    def note_solution(self) -> None:
-        """The present state is where Newton's method has ended, one step after its last matrix."""
-        if self.snes.getIterationNumber() and not self.constant_tangent:
-            self._solved_last.note(self._matrix_stamp())
-
-    def has_matrix_nearby(self) -> bool:
-        """Whether the matrix is that of the last iterate before the present state.  Collective."""
-        present = self._matrix_stamp()
-        return self._solved_last.holds(present) and not self._assembled.holds(present)
 
     def _set_null_spaces(self, context: Any) -> None:
         """As Firedrake does where Newton's method asks for the matrix."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import firedrake as fd
@@ -14,8 +14,7 @@ from firedrake.petsc import PETSc
 from femnn.fields.matrices import left_over, relative
 from femnn.tape.counts import count
 from femnn.variational.levels import enable_levels
-from femnn.variational.linear import is_factorised, take_known
-from femnn.variational.refinement import LARGEST_RESIDUAL, by_former_factors, refined
+from femnn.variational.linear import take_known
 from femnn.variational.state import State
 from femnn.variational.tangent_matrix import TangentMatrix, check_rows
 
@@ -23,6 +22,10 @@ ITERATIVE_TOLERANCE = 1e-8
 # A transposed solve may take more iterations than others, but not without end: after so many and
 # ten times the longest of this solver it is taken for one that does not converge.
 MOST_ITERATIONS = 1000
+# A derivative is no better than its linear solve, whatever Newton's method forgives.
+LARGEST_RESIDUAL = 1e-6
+# How often what a solve has left over is solved for, at most.
+REFINEMENTS = 3
 # The operation is not supported, not possible in this state, fails in a library, or in Python.
 NOT_POSSIBLE = (56, 73, 76, 101)
 # The others do without the linear solver that the options name, or give it a part of the matrix.
@@ -135,7 +138,6 @@ class TangentSolves:
         self, right_side: fd.Cofunction, solution: fd.Function, transposed: bool
     ) -> None:
         solver, ksp = self.state.solver, self.state.snes.getKSP()
-        former = is_factorised(ksp) and self.state.has_matrix_nearby() and not self._has_kernel
         self.state.assemble_tangent()
         # Newton's method has not, where it took no iteration.
         ksp.setOperators(*self.state.snes.getJacobian()[:2])
@@ -155,18 +157,11 @@ class TangentSolves:
                 solution.dat.vec_wo as found,
             ):
                 b, x = given.copy(), found.duplicate()  # an error would leave them locked
-                residual = by_former_factors(solve, ksp, b, x, transposed) if former else None
-                if residual is None:
-                    residual = refined(solve, ksp, b, x, transposed)
+                residual = _refined(solve, ksp, b, x, transposed)
                 x.copy(found)
         finally:
             ksp.setTolerances(rtol, atol, divtol, max_it)
         _check(residual, ksp, "the forward's, transposed" if transposed else "the forward's")
-
-    @property
-    def _has_kernel(self) -> bool:
-        names = ("nullspace", "transpose_nullspace")
-        return any(self.state.options.get(name) is not None for name in names)
 
     def _most(self, ksp: Any) -> int:
         """How many iterations a transposed solve gets, before one with a solver of its own."""
@@ -210,7 +205,7 @@ class TangentSolves:
         try:
             with right_side.dat.vec_ro as given, solution.dat.vec_wo as found:
                 b, x = given.copy(), found.duplicate()
-                residual = refined(solve, ksp, b, x, transposed=False)
+                residual = _refined(solve, ksp, b, x, transposed=False)
                 x.copy(found)
         except fd.ConvergenceError as error:
             raise _failed(np.nan, ksp, which) from error
@@ -278,6 +273,38 @@ def _failed(residual: float, ksp: Any, which: str) -> fd.ConvergenceError:
         "Give adjoint_solver_parameters=... with a solver that suits the transposed matrix, for "
         "example {'ksp_type': 'preonly', 'pc_type': 'lu'}."
     )
+
+
+def _refined(
+    solve: Callable[[PETSc.Vec, PETSc.Vec], None],
+    ksp: PETSc.KSP,
+    b: PETSc.Vec,
+    x: PETSc.Vec,
+    transposed: bool,
+) -> float:
+    """Solve, and again for what is left over while that is too much; its norm over that of ``b``.
+
+    Krylov methods stop by the preconditioned residual, which may be small where this one is not.
+    """
+    solve(b, x)
+    matrix, correction = ksp.getOperators()[0], x.duplicate()
+    left, tolerance = left_over(matrix, x, b, transposed), ksp.getTolerances()[0]
+    try:
+        for attempt in range(REFINEMENTS):
+            residual = relative(left, b)
+            converged = ksp.getConvergedReason() == PETSc.KSP.ConvergedReason.CONVERGED_RTOL
+            if not converged or residual <= LARGEST_RESIDUAL:
+                break
+            count("linear")
+            enough = 0.1 * LARGEST_RESIDUAL / residual if attempt == 0 else 0.0
+            ksp.setTolerances(rtol=max(tolerance, enough))
+            correction.zeroEntries()
+            solve(left, correction)
+            x.axpy(1.0, correction)
+            left = left_over(matrix, x, b, transposed)
+    finally:
+        ksp.setTolerances(rtol=tolerance)
+    return relative(left, b)
 
 
 def _linear_options(options: dict) -> dict:

@@ -26,7 +26,7 @@ def test_devices_by_name():
     assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:zero"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:zero", "meta", "hpu"])
 def test_devices_that_are_not_there(name):
     match = rf"device='{name}': PyTorch cannot use it here \(.*\)\. There is cpu.*'auto' takes"
     with pytest.raises(ValueError, match=match):
