@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 
@@ -17,12 +17,17 @@ from femnn.evaluation.pieces import FIRST, PER_SIDE, Known
 
 # How many points there must be for each node, by what must be resolved: what shows that it is
 # resolved takes sweeps of the nodes (see benchmarks/).
-SHARE = {"values": 12, "slopes": 8, "weights": 10}
+SHARE = {"values": 12, "slopes": 8, "products": 10, "changes": 10}
 # By the number of inputs: networks with fewer numbers cost no more than their interpolation, with
 # one input their values alone.
 FROM_WEIGHTS = {1: 100, 2: 400}
 # What has to be known of a function where something is to be resolved.
-PARTS = {"values": ["values"], "slopes": ["slopes"], "weights": ["slopes", "changes"]}
+PARTS = {
+    "values": ["values"],
+    "slopes": ["slopes"],
+    "products": ["slopes", "moved values"],
+    "changes": ["slopes", "moved slopes"],
+}
 # So many numbers at nodes are remembered.
 MOST_KEPT = 500_000
 
@@ -127,7 +132,7 @@ class InterpolatedEvaluator(PointEvaluator):
         of_weights: bool = True,
     ) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`PointEvaluator.vjp`."""
-        at = self.interpolant(x, weights, "weights")
+        at = self.interpolant(x, weights, "products")
         if at is None:
             return super().vjp(x, cotangent, weights, of_inputs, of_weights)
         _, product = super().vjp(at.nodes, at.gather(cotangent), weights, False, of_weights)
@@ -147,7 +152,7 @@ class InterpolatedEvaluator(PointEvaluator):
         cotangent: np.ndarray | None = None,
     ) -> Variation:
         """See :meth:`PointEvaluator.variation`."""
-        at = self.interpolant(x, weights, "weights")
+        at = self.interpolant(x, weights, "changes")
         if at is None:
             return super().variation(x, x_dot, weights_dot, weights, of_slope, cotangent)
         slopes_wanted = of_slope or cotangent is not None
@@ -181,8 +186,8 @@ class InterpolatedEvaluator(PointEvaluator):
         x, weights
             As for :meth:`PointEvaluator.value`.
         of
-            What must be resolved: ``"values"``, also their ``"slopes"``, or also the derivatives of
-            both for the ``"weights"``.
+            What must be resolved: ``"values"``, also their ``"slopes"``, for ``"products"`` also the
+            values' derivatives for the weights, for ``"changes"`` those of the slopes, too.
         """
         self.points_asked += len(x)
         found, most = None, len(x) // SHARE[of]
@@ -192,7 +197,7 @@ class InterpolatedEvaluator(PointEvaluator):
         if found is None:
             self.points_passed += len(x)
         else:  # at pieces' nodes values are known by now
-            self.points_passed += len(found.nodes) if of == "weights" else found.n_direct
+            self.points_passed += found.n_direct if of in ("values", "slopes") else len(found.nodes)
         return found
 
     def _again(self) -> PointEvaluator:
@@ -250,7 +255,12 @@ class InterpolatedEvaluator(PointEvaluator):
 
     def _nothing_known(self, weights: np.ndarray | None) -> dict[str, Known]:
         """All that may have to be resolved; slopes as changes across the range of the points."""
-        every = {"values": self._show, "slopes": self._show_slopes, "changes": self._show_changes}
+        every: dict[str, Callable[..., np.ndarray]] = {
+            "values": self._show,
+            "slopes": self._show_slopes,
+            "moved values": partial(self._show_moved, False),
+            "moved slopes": partial(self._show_moved, True),
+        }
         return {name: Known(partial(function, weights)) for name, function in every.items()}
 
     def _show(self, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray) -> np.ndarray:
@@ -264,13 +274,15 @@ class InterpolatedEvaluator(PointEvaluator):
         value, slope = self._derivatives(x, weights)
         return np.concatenate([value[..., None], span * slope], axis=-1)
 
-    def _show_changes(
-        self, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray
+    def _show_moved(
+        self, of_slope: bool, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray
     ) -> np.ndarray:
         self.points_passed += len(x)
-        change = self._variation(x, None, self._direction, weights, True, None)
-        assert change.slope is not None
-        return np.concatenate([change.values[..., None], span * change.slope], axis=-1)
+        change = self._variation(x, None, self._direction, weights, of_slope, None)
+        found = change.values[..., None]
+        if change.slope is None:
+            return found
+        return np.concatenate([found, span * change.slope], axis=-1)
 
     def _at_nodes(
         self, at: Interpolant, weights: np.ndarray | None

@@ -42,7 +42,7 @@ def weight_jacobian(
     if not len(evaluator.parameters):
         return np.empty((len(x), evaluator.n_outputs, 0))
     if isinstance(evaluator, InterpolatedEvaluator):
-        at = evaluator.interpolant(x, weights, "weights")
+        at = evaluator.interpolant(x, weights, "changes")
         if at is not None:
             return _spread(at, _at_points(evaluator, at.nodes, weights))
     return _at_points(evaluator, x, weights)
