@@ -186,8 +186,8 @@ class InterpolatedEvaluator(PointEvaluator):
         x, weights
             As for :meth:`PointEvaluator.value`.
         of
-            What must be resolved: ``"values"``, also their ``"slopes"``, for ``"products"`` also the
-            values' derivatives for the weights, for ``"changes"`` those of the slopes, too.
+            What must be resolved: ``"values"``, also their ``"slopes"``, for ``"products"`` also
+            the values' derivatives for the weights, for ``"changes"`` those of the slopes, too.
         """
         self.points_asked += len(x)
         found, most = None, len(x) // SHARE[of]
