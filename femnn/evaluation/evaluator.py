@@ -119,7 +119,7 @@ class PointEvaluator:
 
     def _again(self) -> PointEvaluator:
         """Another one of the module, where it is."""
-        return PointEvaluator(self.net, self.n_inputs, self.chunk_size)
+        return type(self)(self.net, self.n_inputs, self.chunk_size)
 
     @contextmanager
     def _sweep(

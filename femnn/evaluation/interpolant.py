@@ -28,8 +28,6 @@ class Interpolant(ABC):
     ----------
     nodes
         Shape ``(n_nodes, d)``: first points that are nodes themselves, then those of the pieces.
-    n_direct
-        How many points are nodes themselves.
     piece
         The piece of each point, shape ``(n_points,)``.
     place
@@ -44,7 +42,6 @@ class Interpolant(ABC):
     """
 
     nodes: np.ndarray
-    n_direct: int
     piece: np.ndarray
     place: np.ndarray
     direct: np.ndarray
@@ -68,6 +65,11 @@ class Interpolant(ABC):
         rest = cotangent.copy()
         rest[self.direct] = 0.0
         return np.concatenate([cotangent[self.direct], self._to_nodes(rest)])
+
+    @property
+    def n_direct(self) -> int:
+        """How many points are nodes themselves."""
+        return len(self.direct)
 
     @property
     def n_pieces(self) -> int:
@@ -195,7 +197,7 @@ def _at(x: np.ndarray, cut: Cut, pieces: np.ndarray, known: np.ndarray) -> Inter
     place[:, direct] = 0.0
     nodes = np.concatenate([x[direct], cut.nodes(pieces).reshape(-1, x.shape[1])])
     kind = Curve if x.shape[1] == 1 else Surface
-    return kind(nodes, len(direct), piece, place, direct, cut.span, known)
+    return kind(nodes, piece, place, direct, cut.span, known)
 
 
 def _polynomials(t: np.ndarray) -> list[np.ndarray]:

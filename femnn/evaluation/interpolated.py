@@ -32,6 +32,10 @@ PARTS = {
 MOST_KEPT = 500_000
 
 
+class NodesRefused(Exception):
+    """A module has raised an error at nodes; it may take the points themselves."""
+
+
 def evaluator_for(
     net: nn.Module,
     n_inputs: int,
@@ -200,9 +204,6 @@ class InterpolatedEvaluator(PointEvaluator):
             self.points_passed += found.n_direct if of in ("values", "slopes") else len(found.nodes)
         return found
 
-    def _again(self) -> PointEvaluator:
-        return InterpolatedEvaluator(self.net, self.n_inputs, self.chunk_size)
-
     def _pays(self, of: str) -> bool:
         """Rounding of other dtypes would be told from what is not resolved by other numbers."""
         is_large = self._n_numbers >= FROM_WEIGHTS[self.n_inputs]
@@ -212,10 +213,10 @@ class InterpolatedEvaluator(PointEvaluator):
     def _found(
         self, x: np.ndarray, weights: np.ndarray | None, of: str, most: int
     ) -> Interpolant | None:
-        known = self._known_at(weights)
         try:
+            known = self._known_at(weights)
             return interpolant(x, [known[part] for part in PARTS[of]], most)
-        except Exception:  # of nodes beyond the points, which the module need not take
+        except NodesRefused:
             self._kept_for = None
             return None
 
@@ -250,8 +251,8 @@ class InterpolatedEvaluator(PointEvaluator):
             return True
         nodes = np.concatenate([nodes for nodes, _ in asked])
         known = np.concatenate([values[..., 0] for _, values in asked])
-        self.points_passed += len(nodes)
-        return np.allclose(self._values(nodes, weights), known, 1e-12, 0.0, equal_nan=True)
+        present = self._ask(self._show, weights, nodes, np.ones(self.n_inputs))[..., 0]
+        return np.allclose(present, known, 1e-12, 0.0, equal_nan=True)
 
     def _nothing_known(self, weights: np.ndarray | None) -> dict[str, Known]:
         """All that may have to be resolved; slopes as changes across the range of the points."""
@@ -261,23 +262,34 @@ class InterpolatedEvaluator(PointEvaluator):
             "moved values": partial(self._show_moved, False),
             "moved slopes": partial(self._show_moved, True),
         }
-        return {name: Known(partial(function, weights)) for name, function in every.items()}
+        return {name: Known(partial(self._ask, f, weights)) for name, f in every.items()}
+
+    def _ask(
+        self,
+        show: Callable[..., np.ndarray],
+        weights: np.ndarray | None,
+        x: np.ndarray,
+        span: np.ndarray,
+    ) -> np.ndarray:
+        """What is shown at nodes; they may lie beyond the points, so modules need not take them."""
+        self.points_passed += len(x)
+        try:
+            return show(weights, x, span)
+        except Exception as error:
+            raise NodesRefused from error
 
     def _show(self, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray) -> np.ndarray:
-        self.points_passed += len(x)
         return self._values(x, weights)[..., None]
 
     def _show_slopes(
         self, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray
     ) -> np.ndarray:
-        self.points_passed += len(x)
         value, slope = self._derivatives(x, weights)
         return np.concatenate([value[..., None], span * slope], axis=-1)
 
     def _show_moved(
         self, of_slope: bool, weights: np.ndarray | None, x: np.ndarray, span: np.ndarray
     ) -> np.ndarray:
-        self.points_passed += len(x)
         change = self._variation(x, None, self._direction, weights, of_slope, None)
         found = change.values[..., None]
         if change.slope is None:

@@ -354,10 +354,10 @@ class Table(nn.Module):
 
     def __init__(self, n):
         super().__init__()
-        self.inner = femnn.MLP(n, 20, 20, 1, seed=1)
+        self.inner, self.within = femnn.MLP(n, 20, 20, 1, seed=1), 1
 
     def forward(self, x):
-        if (x.abs() > 1).any():
+        if (x.abs() > self.within).any():
             raise ValueError("outside of the table")
         return self.inner(x)
 
@@ -370,6 +370,17 @@ def test_modules_that_do_not_take_what_is_beyond_the_points(n):
         assert np.array_equal(found.value(x, weights), exact.value(x, weights))
     with pytest.raises(ValueError, match="outside of the table"):
         found.value(2 * x, weights)
+
+
+def test_a_module_that_refuses_nodes_later_is_evaluated_at_the_points():
+    """Nodes beyond the points were taken at first, so they are remembered."""
+    net, x = Table(1), np.random.default_rng(0).uniform(-1, 1, (N, 1))
+    net.within = 2
+    exact, found, weights = PointEvaluator(net, 1), InterpolatedEvaluator(net, 1), fixed(net)
+    found.value(x, weights)
+    assert found.points_passed < N / 4
+    net.within = 1
+    assert np.array_equal(found.value(x, weights), exact.value(x, weights))
 
 
 @pytest.mark.parametrize("size", [1e-320, 1e-312, 1.7e308])
